@@ -1,0 +1,201 @@
+"""Who holds which GPU. A lease is a row, committed before anything is created for it.
+
+Phases: reserved -> creating -> running -> stopping -> ended; lost when its server does not answer
+and nobody can say whether its container still runs (it then keeps its GPUs).
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from sqlalchemy import select
+from sqlalchemy.exc import IntegrityError, OperationalError
+
+from idl_hub.db.tables import HubRow, LeaseGPURow, LeaseRow
+from idl_hub.gpus.placement import Choice, ChosenGPU, NoGPU
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from sqlalchemy.orm import Session
+
+    from idl_hub.db.database import Database
+
+_ATTEMPTS = 5
+
+
+class Phase(StrEnum):
+    """Where a lease is in its life."""
+
+    RESERVED = "reserved"
+    CREATING = "creating"
+    RUNNING = "running"
+    STOPPING = "stopping"
+    LOST = "lost"
+    ENDED = "ended"
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """A session's hold on a place and its GPUs; `gpus` is empty for a session without GPU."""
+
+    id: str
+    kind: str
+    server: str
+    user: str
+    server_name: str
+    gpus: tuple[ChosenGPU, ...]
+    phase: Phase
+    container_id: str | None
+    reason: str
+    reserved_at: float
+
+    @property
+    def holder(self) -> str:
+        """Who holds it, in words."""
+        return f"{self.user}:{self.server_name}" if self.server_name else self.user
+
+
+def new_lease_id() -> str:
+    """Return an id that no lease has had."""
+    return uuid.uuid4().hex[:12]
+
+
+class Leases:
+    """The ledger. Only the hub writes it."""
+
+    def __init__(self, database: Database, clock: Callable[[], float] = time.time) -> None:
+        self._database = database
+        self._clock = clock
+
+    async def hub_id(self) -> str:
+        """Return this hub's identity, made at its first start."""
+        return await self._database.run(_hub_id)
+
+    async def live(self) -> tuple[Lease, ...]:
+        """Return every lease that has not ended, oldest first."""
+        return await self._database.run(_live)
+
+    async def acquire(
+        self,
+        lease_id: str,
+        user: str,
+        server_name: str,
+        choose: Callable[[Mapping[str, str]], Choice | NoGPU],
+        kind: str = "session",
+    ) -> Lease | NoGPU:
+        """Reserve what `choose` picks, in one transaction.
+
+        Parameters
+        ----------
+        lease_id
+            From `new_lease_id`; the caller makes it, so that it can note the lease before it exists.
+        choose
+            Called with GPU UUID -> holder of all live leases. May be called again when another writer was faster.
+
+        Returns
+        -------
+        Lease or NoGPU
+            A committed lease in phase reserved, or the reason why there is none.
+        """
+        def reserve(session: Session) -> Lease | NoGPU:
+            choice = choose(_holders(session))
+            if isinstance(choice, NoGPU):
+                return choice
+            row = LeaseRow(
+                id=lease_id,
+                kind=kind,
+                server=choice.server,
+                user=user,
+                server_name=server_name,
+                phase=Phase.RESERVED,
+                reason=choice.reason,
+                reserved_at=self._clock(),
+            )
+            row.gpus = [
+                LeaseGPURow(gpu_uuid=gpu.uuid, gpu_index=gpu.index, gpu_name=gpu.name, slot=gpu.slot)
+                for gpu in choice.gpus
+            ]
+            session.add(row)
+            session.flush()
+            return _lease(row)
+
+        for attempt in range(_ATTEMPTS):
+            try:
+                return await self._database.run(reserve)
+            except (IntegrityError, OperationalError):
+                # Somebody else took the slot between our look and our write; look again.
+                if attempt == _ATTEMPTS - 1:
+                    raise
+        raise AssertionError("unreachable")
+
+    async def advance(self, lease_id: str, phase: Phase, container_id: str | None = None) -> bool:
+        """Move a live lease to `phase`, with its container's id if that is new. False when the lease has ended."""
+
+        def move(session: Session) -> bool:
+            row = session.get(LeaseRow, lease_id)
+            if row is None or row.phase == Phase.ENDED:
+                return False
+            row.phase = phase
+            row.container_id = container_id or row.container_id
+            return True
+
+        return await self._database.run(move)
+
+    async def end(self, lease_id: str, ending: str) -> bool:
+        """Free what the lease holds. False when it had ended before."""
+
+        def finish(session: Session) -> bool:
+            row = session.get(LeaseRow, lease_id)
+            if row is None or row.phase == Phase.ENDED:
+                return False
+            row.phase, row.ended_at, row.ending = Phase.ENDED, self._clock(), ending
+            for gpu in row.gpus:
+                gpu.released_at = row.ended_at
+            return True
+
+        return await self._database.run(finish)
+
+    async def known(self, lease_id: str) -> bool:
+        """Whether the ledger has ever given out this lease."""
+        return await self._database.run(lambda session: session.get(LeaseRow, lease_id) is not None)
+
+
+def _hub_id(session: Session) -> str:
+    row = session.scalar(select(HubRow))
+    if row is None:
+        row = HubRow(id=uuid.uuid4().hex[:12], created_at=time.time())
+        session.add(row)
+    return row.id
+
+
+def _live_rows(session: Session) -> list[LeaseRow]:
+    query = select(LeaseRow).where(LeaseRow.phase != Phase.ENDED).order_by(LeaseRow.reserved_at)
+    return list(session.scalars(query))
+
+
+def _live(session: Session) -> tuple[Lease, ...]:
+    return tuple(_lease(row) for row in _live_rows(session))
+
+
+def _holders(session: Session) -> dict[str, str]:
+    return {gpu.gpu_uuid: _lease(row).holder for row in _live_rows(session) for gpu in row.gpus}
+
+
+def _lease(row: LeaseRow) -> Lease:
+    return Lease(
+        id=row.id,
+        kind=row.kind,
+        server=row.server,
+        user=row.user,
+        server_name=row.server_name,
+        gpus=tuple(ChosenGPU(gpu.gpu_uuid, gpu.gpu_index, gpu.gpu_name, gpu.slot) for gpu in row.gpus),
+        phase=Phase(row.phase),
+        container_id=row.container_id,
+        reason=row.reason,
+        reserved_at=row.reserved_at,
+    )

@@ -1,0 +1,234 @@
+"""`GPUDockerSpawner`: dockerspawner's options, our way to the engine, a GPU by UUID."""
+
+from __future__ import annotations
+
+import inspect
+from typing import TYPE_CHECKING, Any
+
+from docker.errors import APIError, ImageNotFound, NotFound
+from docker.types import DeviceRequest
+from dockerspawner import DockerSpawner
+from jupyterhub.spawner import SpawnException
+from traitlets import Bool, Integer, Unicode, default
+
+from idl_hub.gpus.leases import Phase
+from idl_hub.spawners.engine import GPUS_LABEL, HUB_LABEL, LEASE_LABEL, USER_LABEL, Engine
+from idl_hub.spawners.gpu import GPUSpawnerMixin
+from idl_hub.spawners.host import HostError
+
+if TYPE_CHECKING:
+    from idl_hub.gpus.leases import Lease
+
+_CPU_SHARES_OF_A_CORE = 1024
+_PULL_TIMEOUT_SECONDS = 1800
+_SIMULATOR_IN_IMAGE = "/opt/idl_hub/simulator"
+_SIMULATOR_STATE_IN_CONTAINER = "/run/idl_hub/simulator"
+
+
+class GPUDockerSpawner(GPUSpawnerMixin, DockerSpawner):
+    """Runs each server in a container of its own, with the leased GPU.
+
+    Every option of dockerspawner keeps its meaning. What differs is how containers are found: by id, after
+    their lease's label matched, never by name; and that each engine has its own client and threads.
+    """
+
+    pids_limit = Integer(2048, min=64, config=True, help="Processes and threads a container may have.")
+    shm_size = Integer(2 * 2**30, min=2**20, config=True, help="Size of /dev/shm in bytes.")
+    cpu_guarantee_cores = Integer(
+        2560, min=2, config=True, help="CPU shares of a container, 1024 for each core it gets when all are busy."
+    )
+    unprivileged = Bool(
+        True,
+        config=True,
+        help="No capabilities and no new privileges in the container. extra_host_config can give back single ones.",
+    )
+    simulator_state_directory = Unicode(
+        "", config=True, help="Folder of the simulated cards' state, mounted read-only; empty with real cards."
+    )
+
+    @default("name_template")
+    def _name_with_lease(self) -> str:
+        # With the lease in it, a container that is still being removed is never in the way of the next one.
+        return "{prefix}-{username}--{servername}--{lease}" if self.name else "{prefix}-{username}--{lease}"
+
+    @default("escape")
+    def _names_are_safe(self) -> Any:
+        # Account names are safe for Docker as they are; the names of further servers are escaped by dockerspawner.
+        return "legacy"
+
+    def template_namespace(self) -> dict[str, str]:
+        """Return dockerspawner's names for templates, and ``{lease}``."""
+        return {**super().template_namespace(), "lease": self.lease.id if self.lease else ""}
+
+    # -- the engine ---------------------------------------------------------------------------------
+
+    @property
+    def engine(self) -> Engine:
+        """The engine that the lease names."""
+        if self.lease is None:
+            raise HostError("There is no lease, so there is no server to talk to.")
+        host = self.host(self.lease)
+        if not isinstance(host, Engine):
+            raise HostError(f"{host.name} is not a Docker engine.")
+        return host
+
+    @property
+    def client(self) -> Any:
+        """The engine's own client, in place of dockerspawner's one for all."""
+        return self.engine.client
+
+    async def docker(self, method: str, *args: Any, **kwargs: Any) -> Any:
+        """Call the lease's engine in one of its own threads, in place of dockerspawner's one for all."""
+        lease_id = self.lease.id if self.lease else ""
+        seconds = _PULL_TIMEOUT_SECONDS if method == "pull" else 0
+        return await self.engine.call(method, *args, lease_id=lease_id, timeout_seconds=seconds, **kwargs)
+
+    async def get_object(self) -> Any:
+        """Return what the engine says of our container, found by id and label; None when it is gone."""
+        if self.lease is None or not self.object_id:
+            return None
+        return await self.engine.inspect(self.object_id, self.lease.id)
+
+    # -- start ------------------------------------------------------------------------------------------
+
+    async def launch(self, lease: Lease) -> tuple[str, int]:
+        """Create and start the container of this lease."""
+        self.object_id = ""
+        self.object_name = self._render_templates(self.name_template)
+        if chosen := self.user_options.get("image"):
+            self.image = await self.check_allowed(chosen)
+        try:
+            await self._have_image()
+            created = await self.create_object()
+            self.object_id = created[self.object_id_key]
+            await self.runtime.leases.advance(lease.id, Phase.CREATING, self.object_id)
+            self.say(40, "Your container is made; starting it")
+            await self.start_object()
+            if self.post_start_cmd:
+                await self.post_start_exec()
+            return await self.get_ip_and_port()
+        except APIError as error:
+            raise self._refused(error) from error
+
+    async def _have_image(self) -> None:
+        self.say(20, f"Looking for the image {self.image}")
+        try:
+            await self.docker("inspect_image", self.image)
+        except ImageNotFound:
+            self.say(22, f"The image {self.image} is not on this server yet; fetching it, which can take minutes")
+        await self.pull_image(self.image)
+        self.say(30, "The image is there; making your container")
+
+    def _refused(self, error: APIError) -> SpawnException:
+        self.log.error("%s: the engine refused: %s", self._log_name, error)
+        if isinstance(error, ImageNotFound | NotFound):
+            what = f"The image {self.image} or something else your server needs is missing on its machine."
+        elif error.status_code == 409:
+            what = f"A container named {self.object_name} is in the way, and it is not yours to remove."
+        else:
+            what = f"The Docker engine refused to start your server: {error.explanation or error}."
+        return SpawnException(
+            f"{what} Nothing of yours is lost. Tell the course's admins; trying again will not help.",
+            reason="refused",
+            log_message=str(error),
+            status_code=500,
+        )
+
+    async def create_object(self) -> Any:
+        """Create the container: dockerspawner's options, over them our limits, labels and the GPU."""
+        create = {
+            "image": self.image,
+            "environment": self.get_env(),
+            "volumes": self.volume_mount_points,
+            "name": self.container_name,
+            "command": await self.get_command(),
+            "ports": [self.port],
+            "labels": {},
+        }
+        _lay_over(create, await self._configured(self.extra_create_kwargs))
+        create["labels"] |= self._labels()
+        host_config = self._host_config()
+        _lay_over(host_config, await self._configured(self.extra_host_config))
+        host_config.setdefault("network_mode", self.network_name)
+        create["host_config"] = self.client.create_host_config(**host_config)
+        return await self.docker("create_container", **create)
+
+    async def _configured(self, option: Any) -> dict[str, Any]:
+        value = self._eval_if_callable(option)
+        if inspect.isawaitable(value):
+            value = await value
+        rendered: dict[str, Any] = self._render_templates(value)
+        return rendered
+
+    def _labels(self) -> dict[str, str]:
+        assert self.lease is not None  # noqa: S101 - a container is made for a lease
+        return {
+            LEASE_LABEL: self.lease.id,
+            HUB_LABEL: self.runtime.hub_id,
+            USER_LABEL: self.user.name,
+            GPUS_LABEL: ",".join(gpu.uuid for gpu in self.lease.gpus),
+        }
+
+    def _host_config(self) -> dict[str, Any]:
+        config: dict[str, Any] = {
+            "binds": self.volume_binds,
+            "mounts": self.mount_binds,
+            "links": self.links,
+            "init": True,
+            "pids_limit": self.pids_limit,
+            "shm_size": self.shm_size,
+            "cpu_shares": self.cpu_guarantee_cores,
+            # Without swap of its own a session that outgrows its memory ends, and does not grind the server down.
+            "mem_limit": self.mem_limit,
+            "memswap_limit": self.mem_limit,
+            "port_bindings": {} if self.use_internal_ip else {self.port: (self.host_ip,)},
+        }
+        if self.unprivileged:
+            config |= {"cap_drop": ["ALL"], "security_opt": ["no-new-privileges"]}
+        if self.cpu_limit is not None:
+            config |= {"cpu_period": 100_000, "cpu_quota": int(self.cpu_limit * 100_000)}
+        if self.simulator_state_directory:
+            config["binds"][self.simulator_state_directory] = {"bind": _SIMULATOR_STATE_IN_CONTAINER, "mode": "ro"}
+        elif self.lease is not None and self.lease.gpus:
+            uuids = [gpu.uuid for gpu in self.lease.gpus]
+            config["device_requests"] = [DeviceRequest(device_ids=uuids, capabilities=[["gpu"]])]
+        return config
+
+    def get_env(self) -> dict[str, str]:
+        """Return the environment, with the way to the simulated cards where there are no real ones."""
+        env: dict[str, str] = super().get_env()
+        if self.simulator_state_directory:
+            env["LD_LIBRARY_PATH"] = _SIMULATOR_IN_IMAGE
+            env["IDLHUB_SIMULATOR_STATE"] = f"{_SIMULATOR_STATE_IN_CONTAINER}/{self.runtime.simulator_state_name}"
+        return env
+
+    # -- while it runs ------------------------------------------------------------------------------------
+
+    async def is_running(self, lease: Lease) -> bool:
+        """Ask the engine for our container by id; a paused one runs."""
+        host = self.host(lease)
+        found = await host.inspect(self.object_id, lease.id) if isinstance(host, Engine) and self.object_id else None
+        return bool(found and found["State"]["Running"])
+
+    async def last_words(self, lease: Lease) -> str:
+        """Return the last 50 lines of the container's log."""
+        try:
+            text = await self.docker("logs", self.object_id, tail=50)
+        except (APIError, HostError) as error:
+            return f"(no log of lease {lease.id}: {error})"
+        return str(text.decode("utf-8", "replace"))
+
+    def clear_state(self) -> None:
+        """Forget the container together with the lease."""
+        super().clear_state()
+        self.object_id = ""
+
+
+def _lay_over(base: dict[str, Any], over: dict[str, Any]) -> None:
+    """Put `over` on `base`, dict by dict, in place."""
+    for key, value in over.items():
+        below = base.get(key)
+        if isinstance(below, dict) and isinstance(value, dict):
+            _lay_over(below, value)
+        else:
+            base[key] = value

@@ -1,0 +1,207 @@
+"""One Docker engine: its own client, its own few threads, a deadline on every call."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import docker
+from docker.errors import APIError, DockerException, NotFound
+from requests.exceptions import RequestException
+
+from idl_hub.spawners.host import HostError, Unit
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+log = logging.getLogger("idl_hub.engine")
+
+LEASE_LABEL = "idlhub.lease"
+HUB_LABEL = "idlhub.hub"
+USER_LABEL = "idlhub.user"
+GPUS_LABEL = "idlhub.gpus"
+
+_RUNNING_STATES = frozenset({"running", "paused", "restarting"})
+_GONE_SECONDS = 60
+
+
+class Engine:
+    """A host whose sessions are containers.
+
+    Parameters
+    ----------
+    name
+        The server's name, as leases and people know it.
+    url
+        ``unix://`` or ``tcp://`` address of the engine.
+    threads
+        Calls that may run at the same time; more wait for one to end.
+    timeout_seconds
+        Deadline of one call.
+    stop_timeout_seconds
+        Time between asking a container to end and killing it.
+    """
+
+    def __init__(
+        self, name: str, url: str, *, threads: int = 8, timeout_seconds: float = 60, stop_timeout_seconds: int = 10
+    ) -> None:
+        self.name = name
+        self.url = url
+        self._threads = threads
+        self._timeout_seconds = timeout_seconds
+        self._stop_timeout_seconds = stop_timeout_seconds
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix=f"engine-{name}")
+        self._connecting = threading.Lock()
+        self._client: Any = None
+        self._under_way: dict[str, set[asyncio.Future[Any]]] = {}
+
+    @property
+    def client(self) -> Any:
+        """The docker-py client, connected at first use; blocks, so never use it on the loop before `call`."""
+        with self._connecting:
+            if self._client is None:
+                client = docker.APIClient(
+                    base_url=self.url,
+                    version="auto",
+                    timeout=self._timeout_seconds,
+                    max_pool_size=self._threads,
+                )
+                # Proxies and certificate bundles of the environment are for the internet, not for our engines.
+                client.trust_env = False
+                self._client = client
+            return self._client
+
+    async def call(self, method: str, *args: Any, lease_id: str = "", timeout_seconds: float = 0, **kwargs: Any) -> Any:
+        """Call a method of docker-py's low-level client in a thread of this engine.
+
+        A caller that is cancelled leaves the call running; `settle` waits for it.
+
+        Parameters
+        ----------
+        timeout_seconds
+            Deadline, when it is longer than the engine's usual one.
+
+        Raises
+        ------
+        HostError
+            No answer in time, no connection, or HTTP 500 and above: nobody knows what happened.
+        docker.errors.APIError
+            The engine refused (HTTP 4xx).
+        """
+        loop = asyncio.get_running_loop()
+        future = loop.run_in_executor(self._pool, partial(self._do, method, *args, **kwargs))
+        if lease_id:
+            calls = self._under_way.setdefault(lease_id, set())
+            calls.add(future)
+            future.add_done_callback(partial(self._done, lease_id))
+        # The extra time lets the client's own timeout speak first.
+        deadline = max(timeout_seconds, self._timeout_seconds) + 5
+        try:
+            return await asyncio.wait_for(asyncio.shield(future), deadline)
+        except TimeoutError:
+            future.add_done_callback(_swallow)
+            raise HostError(f"The Docker engine of {self.name} gave no answer within {deadline:.0f} s.") from None
+        except asyncio.CancelledError:
+            future.add_done_callback(_swallow)
+            raise
+
+    def _do(self, method: str, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return getattr(self.client, method)(*args, **kwargs)
+        except APIError as error:
+            if error.status_code is not None and error.status_code < 500:
+                raise
+            raise HostError(f"The Docker engine of {self.name} failed: {error.explanation or error}.") from error
+        except (DockerException, RequestException, OSError) as error:
+            raise HostError(f"The Docker engine of {self.name} does not answer ({error}).") from error
+
+    def _done(self, lease_id: str, future: asyncio.Future[Any]) -> None:
+        calls = self._under_way.get(lease_id, set())
+        calls.discard(future)
+        if not calls:
+            self._under_way.pop(lease_id, None)
+
+    async def settle(self, lease_id: str) -> None:
+        """Wait until no call made for this lease is under way."""
+        calls = self._under_way.get(lease_id)
+        if not calls:
+            return
+        _, unfinished = await asyncio.wait(calls, timeout=2 * self._timeout_seconds)
+        if unfinished:
+            raise HostError(f"The Docker engine of {self.name} is still busy with an earlier request.")
+
+    async def units(self) -> tuple[Unit, ...]:
+        """List every container with the label of a lease."""
+        try:
+            listed = await self.call("containers", all=True, filters={"label": LEASE_LABEL})
+        except APIError as error:
+            raise HostError(f"The Docker engine of {self.name} does not list its containers: {error}.") from error
+        return tuple(_unit(container) for container in listed)
+
+    async def inspect(self, container_id: str, lease_id: str) -> Mapping[str, Any] | None:
+        """Return what the engine says of a container of this lease; None when it is gone or not of this lease."""
+        try:
+            found = await self.call("inspect_container", container_id)
+        except NotFound:
+            return None
+        except APIError as error:
+            raise HostError(f"The Docker engine of {self.name} does not show {container_id[:12]}: {error}.") from error
+        labels = (found.get("Config") or {}).get("Labels") or {}
+        if labels.get(LEASE_LABEL) != lease_id:
+            log.error("%s: container %s does not belong to lease %s", self.name, container_id[:12], lease_id)
+            return None
+        return dict(found)
+
+    async def remove(self, unit_id: str, lease_id: str) -> None:
+        """Stop and remove a container of this lease, and return when it is gone."""
+        found = await self.inspect(unit_id, lease_id)
+        if found is None:
+            return
+        try:
+            if found["State"].get("Running"):
+                grace = self._stop_timeout_seconds
+                await self.call("stop", unit_id, timeout=grace, timeout_seconds=grace + self._timeout_seconds)
+            await self.call("remove_container", unit_id, v=True, force=True)
+        except NotFound:
+            return
+        except APIError as error:
+            if error.status_code != 409:  # 409: somebody else is removing it already
+                raise HostError(f"The Docker engine of {self.name} does not remove {unit_id[:12]}: {error}.") from error
+        await self._wait_gone(unit_id, lease_id)
+
+    async def _wait_gone(self, unit_id: str, lease_id: str) -> None:
+        deadline = time.monotonic() + _GONE_SECONDS
+        while await self.inspect(unit_id, lease_id) is not None:
+            if time.monotonic() > deadline:
+                raise HostError(f"{self.name}: container {unit_id[:12]} is still there after {_GONE_SECONDS} s.")
+            await asyncio.sleep(0.2)
+
+    def close(self) -> None:
+        """Let go of the threads and the connection; calls under way end on their own."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        if self._client is not None:
+            self._client.close()
+
+
+def _unit(container: Mapping[str, Any]) -> Unit:
+    labels = container.get("Labels") or {}
+    running = container.get("State") in _RUNNING_STATES
+    return Unit(
+        id=container["Id"],
+        lease_id=labels.get(LEASE_LABEL, ""),
+        hub_id=labels.get(HUB_LABEL, ""),
+        running=running,
+        gpu_uuids=tuple(filter(None, labels.get(GPUS_LABEL, "").split(","))),
+        ending="" if running else f"its container ended: {container.get('Status', 'unknown status')}",
+    )
+
+
+def _swallow(future: asyncio.Future[Any]) -> None:
+    """Take note of a late result or error that nobody waits for any more."""
+    if not future.cancelled() and future.exception() is not None:
+        log.info("A call that nobody waits for any more failed: %s", future.exception())

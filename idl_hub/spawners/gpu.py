@@ -1,0 +1,295 @@
+"""`GPUSpawnerMixin`: a lease before the start, its end after the stop. Knows nothing of Docker."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from html import escape
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import aiohttp
+from jupyterhub.spawner import SpawnException
+from jupyterhub.utils import url_path_join
+
+from idl_hub.gpus.leases import Lease, Phase, new_lease_id
+from idl_hub.gpus.placement import NoGPU
+from idl_hub.spawners import options
+from idl_hub.spawners.host import HostError
+from idl_hub.spawners.progress import Progress
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from idl_hub.spawners.host import Host
+    from idl_hub.spawners.runtime import Runtime
+
+_ASK_EVERY_SECONDS = 0.05
+_ASK_TIMEOUT_SECONDS = 5
+_LOOK_EVERY_SECONDS = 1.0
+_OWN_CLEANUP_SECONDS = 60
+
+
+class GPUSpawnerMixin:
+    """Put before a spawner class; that class then says how a server runs, this one where and on which GPU.
+
+    The class below gives `launch`, `is_running` and the environment it needs for its kind of GPU access.
+    """
+
+    runtime: ClassVar[Runtime]
+    """Set once, by the hub's configuration, before the first spawner exists."""
+
+    lease: Lease | None = None
+    _progress: Progress | None = None
+
+    # -- given by the class that mixes this in ------------------------------------------------
+
+    async def launch(self, lease: Lease) -> tuple[str, int]:
+        """Create and start the server for this lease; return the address at which it will answer."""
+        raise NotImplementedError
+
+    async def is_running(self, lease: Lease) -> bool:
+        """Whether the server runs, by id; raises `HostError` when nobody can say."""
+        raise NotImplementedError
+
+    async def last_words(self, lease: Lease) -> str:
+        """Return the end of the server's log, for the hub's log."""
+        raise NotImplementedError
+
+    # -- start ----------------------------------------------------------------------------------
+
+    async def start(self) -> tuple[str, int]:
+        """Reserve a place, launch the server there, and return when it answers."""
+        self._progress = progress = Progress()
+        lease_id = new_lease_id()
+        self.runtime.keeper.take_in_hand(lease_id)
+        lease: Lease | None = None
+        try:
+            lease = self.lease = await self._reserve(lease_id)
+            address = await self.launch(lease)
+            progress.say(60, "JupyterLab is starting")
+            await self._wait_until_answering(lease, address)
+            await self.runtime.leases.advance(lease.id, Phase.RUNNING)
+        except BaseException as error:
+            self.lease = None
+            if lease is not None:
+                self.runtime.keeper.give_back_soon(lease, _ending(error))
+            progress.close()
+            if isinstance(error, HostError):
+                raise self._host_failed(error) from error
+            raise
+        self.runtime.keeper.claim(lease.id)
+        progress.say(95, "JupyterLab answers; opening it")
+        progress.close()
+        return address
+
+    async def _reserve(self, lease_id: str) -> Lease:
+        """Return a committed lease, or raise `SpawnException` with what the student should know."""
+        wanted = self._wanted()
+        self.say(5, "Looking for a free GPU" if wanted.gpu_count else "Looking for a place without GPU")
+        grace_seconds = self.runtime.settings.spawner.restart_grace_seconds
+        if not await self.runtime.ready(grace_seconds):
+            raise SpawnException(
+                "No server for students answers right now. Nothing of yours is lost. "
+                "Try again in a few minutes; if it stays so, tell the course's admins.",
+                reason="no_server",
+                status_code=503,
+            )
+        if not await self.runtime.keeper.cleaned(self.user.name, self.name, _OWN_CLEANUP_SECONDS):
+            raise SpawnException(
+                "Your earlier server is still being stopped. Try again in a minute.", reason="still_stopping"
+            )
+        found = await self.runtime.reserve(lease_id, self.user.name, self.name, wanted.gpu_count)
+        if isinstance(found, NoGPU):
+            self.runtime.keeper.let_go(lease_id)
+            raise self.no_gpu(found)
+        for gpu in found.gpus:
+            simulated = " (simulated)" if self.runtime.fleet.simulated else ""
+            self.say(15, f"GPU {gpu.index} of {found.server} is yours: {gpu.name}{simulated}: {found.reason}")
+        return found
+
+    def _wanted(self) -> options.Options:
+        try:
+            return options.parse(self.user_options)
+        except options.OptionsError as error:
+            raise SpawnException(str(error), reason="options") from error
+
+    def no_gpu(self, found: NoGPU) -> SpawnException:
+        """Say that nothing is free. The place where a waiting line takes over."""
+        message = (
+            f"All GPUs are taken ({found.reason}). Your files are safe. "
+            "Try again later, or start without a GPU now: small networks train on the processor as well."
+        )
+        without = url_path_join(self.hub.base_url, "spawn", self.user.escaped_name) + "?opt-gpu=none"
+        return SpawnException(
+            message,
+            reason="queued",
+            message_html=f'{escape(message)} <a class="alert-link" href="{escape(without)}">Start without a GPU</a>',
+            status_code=409,
+        )
+
+    def _host_failed(self, error: HostError) -> SpawnException:
+        return SpawnException(
+            f"Your server could not be started: {error} Nothing of yours is lost. "
+            "Try again; if it happens again, tell the course's admins.",
+            reason="host",
+            log_message=str(error),
+            status_code=503,
+        )
+
+    async def _wait_until_answering(self, lease: Lease, address: tuple[str, int]) -> None:
+        """Return when ``GET {base_url}api`` answers: an open port proves nothing, Docker's proxy opens it early."""
+        url = f"http://{address[0]}:{address[1]}{url_path_join(self.server.base_url, 'api')}"
+        timeout = aiohttp.ClientTimeout(total=_ASK_TIMEOUT_SECONDS)
+        look_at = time.monotonic() + _LOOK_EVERY_SECONDS
+        async with aiohttp.ClientSession(timeout=timeout, trust_env=False) as session:
+            while True:  # JupyterHub ends it after start_timeout
+                try:
+                    async with session.get(url, allow_redirects=False) as response:
+                        if response.status < 500:
+                            return
+                except (aiohttp.ClientError, TimeoutError, OSError):
+                    pass
+                if time.monotonic() >= look_at:
+                    look_at = time.monotonic() + _LOOK_EVERY_SECONDS
+                    await self._check_alive(lease)
+                await asyncio.sleep(_ASK_EVERY_SECONDS)
+
+    async def _check_alive(self, lease: Lease) -> None:
+        try:
+            running = await self.is_running(lease)
+        except HostError:
+            return  # unknown; the start's own deadline decides
+        if not running:
+            self.log.error("%s ended while starting:\n%s", self._log_name, await self.last_words(lease))
+            raise SpawnException(
+                "Your server ended while it was starting. Try 'Start without my packages' on the start page; "
+                "if it happens again, tell the course's admins.",
+                reason="died",
+                status_code=500,
+            )
+
+    # -- while it runs ----------------------------------------------------------------------------
+
+    async def poll(self) -> int | None:
+        """Return None while the server runs or nobody can say, else 0. Never raises.
+
+        While a hub starts, JupyterHub stops what does not answer: so it waits for the host, up to the grace time.
+        """
+        lease = self.lease
+        if lease is None:
+            return 0
+        deadline = time.monotonic() + self.runtime.settings.spawner.restart_grace_seconds
+        while True:
+            try:
+                return None if await self.is_running(lease) else self._ended(lease)
+            except HostError as error:
+                self.log.warning("%s: whether it runs is unknown: %s", self._log_name, error)
+            except Exception:  # whatever it is, it does not prove that the server ended
+                self.log.exception("%s: poll failed; taken as running", self._log_name)
+            if not self._check_pending or time.monotonic() >= deadline:
+                return None
+            await asyncio.sleep(0.5)
+
+    def _ended(self, lease: Lease) -> int:
+        self.lease = None
+        self.runtime.keeper.give_back_soon(lease, "its server ended")
+        return 0
+
+    async def progress(self) -> AsyncIterator[dict[str, int | str]]:
+        """Tell what is going on, from the beginning, to each viewer."""
+        if self._progress is not None:
+            async for event in self._progress.events():
+                yield event
+
+    def say(self, percent: int, message: str) -> None:
+        """Tell the student, in plain words."""
+        if self._progress is not None:
+            self._progress.say(percent, message)
+
+    # -- stop ---------------------------------------------------------------------------------------
+
+    async def stop(self, now: bool = False) -> None:  # noqa: ARG002, FBT001, FBT002 - JupyterHub's signature
+        """End the server and free its GPUs; when its host does not answer, the GPUs stay held until it does."""
+        lease, self.lease = self.lease, None
+        if lease is not None:
+            await asyncio.shield(self.runtime.keeper.give_back_soon(lease, "stopped"))
+
+    # -- state ----------------------------------------------------------------------------------------
+
+    def get_state(self) -> dict[str, Any]:
+        """Return what a restarted hub needs: which lease is ours."""
+        state = super().get_state()
+        if self.lease is not None:
+            state["lease_id"] = self.lease.id
+        return state
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Find the lease again after a restart of the hub; an ended one is none."""
+        super().load_state(state)
+        if "lease_id" in state:
+            self.lease = self.runtime.lease_at_start(state["lease_id"])
+
+    def clear_state(self) -> None:
+        """Forget the lease; who holds what is the keeper's business."""
+        super().clear_state()
+        self.lease = None
+
+    # -- what the server is told ------------------------------------------------------------------------
+
+    def get_env(self) -> dict[str, str]:
+        """Return the environment: exactly the leased GPUs are visible, and the course's settings."""
+        env: dict[str, str] = super().get_env()
+        env |= self.runtime.settings.spawner.environment
+        lease = self.lease
+        if lease is not None:
+            env["IDLHUB_LEASE"] = lease.id
+            env["IDLHUB_HUB"] = self.runtime.hub_id
+            # An image may bring NVIDIA_VISIBLE_DEVICES=all; said here, it cannot show every card.
+            env["NVIDIA_VISIBLE_DEVICES"] = ",".join(gpu.uuid for gpu in lease.gpus) or "void"
+        if not self._wanted().my_packages:
+            env["IDLHUB_WITHOUT_MY_PACKAGES"] = "1"
+        if self.runtime.settings.trial:
+            env["IDLHUB_TRIAL_EXERCISE"] = "1"
+        return env
+
+    # -- what the student may choose ----------------------------------------------------------------------
+
+    async def get_options_form(self) -> str:
+        """Render the choices with what is free now."""
+        held = await self.runtime.holders()
+        return options.form(
+            self.runtime.fleet.standings(held),
+            simulated=self.runtime.fleet.simulated,
+            own_start=True,
+            last=self.user_options or self.orm_spawner.user_options or {},
+        )
+
+    def options_from_form(self, form: dict[str, list[str]]) -> dict[str, str]:
+        """Check the submitted form."""
+        try:
+            return options.from_form(form)
+        except options.OptionsError as error:
+            raise SpawnException(str(error), reason="options") from error
+
+    def options_from_query(self, query: dict[str, list[str]]) -> dict[str, str]:
+        """Check options in the address, such as ``?opt-gpu=none``."""
+        return self.options_from_form(query)
+
+    def host(self, lease: Lease) -> Host:
+        """Return where the lease's server runs.
+
+        Raises
+        ------
+        HostError
+            When that server is not in the settings any more.
+        """
+        host = self.runtime.keeper.hosts.get(lease.server)
+        if host is None:
+            raise HostError(f"{lease.server} is not among the servers in the settings.")
+        return host
+
+
+def _ending(error: BaseException) -> str:
+    if isinstance(error, asyncio.CancelledError):
+        return "its start was cancelled or took too long"
+    return f"its start failed: {type(error).__name__}"

@@ -1,0 +1,238 @@
+"""Keeps leases and what runs in step: nothing runs without a lease, nothing holds a GPU without running.
+
+The keeper owns every clean-up. A start that failed or was cancelled, a container that died, what a
+killed hub left behind: each goes through `give_back`, which frees a lease only after its containers
+were seen gone. A host that does not answer proves nothing, so its leases stay.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from idl_hub.gpus.leases import Lease, Leases, Phase
+from idl_hub.spawners.host import Host, HostError, Unit
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine, Iterable, Iterator, Mapping
+    from typing import Any
+
+log = logging.getLogger("idl_hub.keeper")
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """A lease that must end, and why."""
+
+    lease_id: str
+    why: str
+
+
+def verdicts(
+    leases: Iterable[Lease], units: Iterable[Unit], in_hand: frozenset[str], claimed: frozenset[str] | None
+) -> list[Verdict]:
+    """Say which leases of one host must end, given what runs there.
+
+    Parameters
+    ----------
+    leases
+        The host's live leases, read before `units` was listed.
+    in_hand
+        Leases that a start, stop or clean-up of this hub is working on; left alone.
+    claimed
+        Leases that JupyterHub knows as running servers; None while it is still starting and cannot say.
+    """
+    running = {unit.lease_id for unit in units if unit.running}
+    endings = {unit.lease_id: unit.ending for unit in units if not unit.running}
+    found = []
+    for lease in leases:
+        if lease.id in in_hand:
+            continue
+        if lease.phase in (Phase.RESERVED, Phase.CREATING):
+            found.append(Verdict(lease.id, "its start was cut off"))
+        elif lease.phase in (Phase.STOPPING, Phase.LOST):
+            found.append(Verdict(lease.id, "its stop was cut off"))
+        elif lease.id not in running:
+            found.append(Verdict(lease.id, endings.get(lease.id) or "its container is gone"))
+        elif claimed is not None and lease.id not in claimed:
+            found.append(Verdict(lease.id, "its start was cut off before the hub knew of it"))
+    return found
+
+
+class Keeper:
+    """One per hub, alive as long as its loop.
+
+    Parameters
+    ----------
+    interval_seconds
+        Time between two looks at every host.
+    """
+
+    def __init__(self, leases: Leases, hosts: Mapping[str, Host], hub_id: str, interval_seconds: float = 15) -> None:
+        self.leases = leases
+        self.hosts = hosts
+        self.hub_id = hub_id
+        self._interval_seconds = interval_seconds
+        self._listed = {name: asyncio.Event() for name in hosts}
+        self._strangers: dict[str, dict[str, str]] = {name: {} for name in hosts}
+        self._in_hand: set[str] = set()
+        self._looks: list[set[str]] = []
+        self._claimed: set[str] = set()
+        self._hub_is_up = False
+        self._cleaning: dict[str, asyncio.Task[None]] = {}
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    async def run(self) -> None:
+        """Look after all hosts until cancelled."""
+        try:
+            await asyncio.gather(*(self._watch(name) for name in self.hosts))
+        finally:
+            for task in self._tasks:
+                task.cancel()
+
+    async def _watch(self, name: str) -> None:
+        silent = False
+        while True:
+            try:
+                await self.look(name)
+            except HostError as error:
+                if not silent:
+                    log.warning("%s does not answer; its sessions are left as they are: %s", name, error)
+                silent = True
+            except Exception:  # the watch must outlive any fault, and say it
+                log.exception("Looking after %s failed; trying again", name)
+            else:
+                if silent:
+                    log.info("%s answers again", name)
+                silent = False
+            # Right after a start the hub asks soon again; later the interval is enough.
+            await asyncio.sleep(self._interval_seconds if self._listed[name].is_set() else 0.5)
+
+    async def look(self, name: str) -> None:
+        """Compare one host's leases with what runs there, once, and begin the clean-ups that follow."""
+        with self._noting_hands() as touched:
+            leases = [lease for lease in await self.leases.live() if lease.server == name]
+            units = await self.hosts[name].units()
+        claimed = frozenset(self._claimed) if self._hub_is_up else None
+        # What was in hand at any moment of this look may have changed under it.
+        for verdict in verdicts(leases, units, frozenset(touched), claimed):
+            log.info("Lease %s ends: %s", verdict.lease_id, verdict.why)
+            self.give_back_soon(next(lease for lease in leases if lease.id == verdict.lease_id), verdict.why)
+        await self._judge_strangers(name, units, {lease.id for lease in leases} | touched)
+        self._listed[name].set()
+
+    async def _judge_strangers(self, name: str, units: tuple[Unit, ...], live: set[str]) -> None:
+        """Remove what an ended lease of ours left; remember the GPUs of containers that are none of ours."""
+        strangers: dict[str, str] = {}
+        for unit in units:
+            if unit.lease_id in live:
+                continue
+            ours = unit.hub_id == self.hub_id
+            if ours and await self.leases.known(unit.lease_id):
+                log.info("Removing %s, left over from lease %s", unit.id[:12], unit.lease_id)
+                await self.hosts[name].remove(unit.id, unit.lease_id)
+            elif unit.running:
+                who = "an unknown session of this hub" if ours else "a session of another hub"
+                strangers |= dict.fromkeys(unit.gpu_uuids, who)
+        if strangers != self._strangers[name]:
+            log.warning("%s: GPUs held by containers that no lease explains: %s", name, strangers or "none any more")
+        self._strangers[name] = strangers
+
+    @property
+    def strangers(self) -> dict[str, str]:
+        """GPU UUID -> who uses it without a lease of ours, over all hosts."""
+        return {uuid: who for held in self._strangers.values() for uuid, who in held.items()}
+
+    async def listed(self, name: str, timeout_seconds: float) -> bool:
+        """Wait until the host's containers were listed once since the hub started; False when that took too long."""
+        try:
+            await asyncio.wait_for(self._listed[name].wait(), timeout_seconds)
+        except TimeoutError:
+            return False
+        return True
+
+    @property
+    def listed_hosts(self) -> frozenset[str]:
+        """Hosts whose containers have been listed since the hub started; only these may get new sessions."""
+        return frozenset(name for name, event in self._listed.items() if event.is_set())
+
+    def take_in_hand(self, lease_id: str) -> None:
+        """Leave this lease to the caller until `claim`, `let_go` or `give_back_soon`; call before it is committed."""
+        self._in_hand.add(lease_id)
+        for touched in self._looks:
+            touched.add(lease_id)
+
+    def let_go(self, lease_id: str) -> None:
+        """Note that the caller is done with a lease that came to nothing."""
+        self._in_hand.discard(lease_id)
+
+    @contextmanager
+    def _noting_hands(self) -> Iterator[set[str]]:
+        """Yield a set that gathers every lease that is in hand at any moment until the end of the block."""
+        touched = set(self._in_hand)
+        self._looks.append(touched)
+        try:
+            yield touched
+        finally:
+            self._looks.remove(touched)
+
+    def claim(self, lease_id: str) -> None:
+        """Note that JupyterHub knows this lease as a running server; from now on the keeper watches it."""
+        self._claimed.add(lease_id)
+        self._in_hand.discard(lease_id)
+
+    def hub_is_up(self) -> None:
+        """Note that JupyterHub has loaded its servers: a running lease it did not claim is a cut-off start."""
+        self._hub_is_up = True
+
+    def give_back_soon(self, lease: Lease, why: str) -> asyncio.Task[None]:
+        """Begin to end a lease; the returned task may be awaited or left alone. Asking twice is one task."""
+        if lease.id not in self._cleaning:
+            task = self._own(self._give_back(lease, why))
+            self._cleaning[lease.id] = task
+            task.add_done_callback(lambda _: self._cleaning.pop(lease.id, None))
+        return self._cleaning[lease.id]
+
+    async def cleaned(self, user: str, server_name: str, timeout_seconds: float) -> bool:
+        """Wait until earlier sessions of this user's server are cleaned up; False when that took too long."""
+        own = {lease.id for lease in await self.leases.live() if (lease.user, lease.server_name) == (user, server_name)}
+        tasks = [task for lease_id, task in self._cleaning.items() if lease_id in own]
+        if not tasks:
+            return True
+        _, unfinished = await asyncio.wait(tasks, timeout=timeout_seconds)
+        return not unfinished
+
+    async def _give_back(self, lease: Lease, why: str) -> None:
+        self.take_in_hand(lease.id)
+        host = self.hosts.get(lease.server)
+        try:
+            if host is None:
+                log.warning("Lease %s is on %s, which is not in the settings any more", lease.id, lease.server)
+                await self.leases.advance(lease.id, Phase.LOST)
+                return
+            await self.leases.advance(lease.id, Phase.STOPPING)
+            await host.settle(lease.id)
+            for unit in await host.units():
+                if unit.lease_id == lease.id and unit.hub_id == self.hub_id:
+                    await host.remove(unit.id, lease.id)
+            await self.leases.end(lease.id, why)
+        except HostError as error:
+            log.warning("Lease %s keeps its GPUs: %s cannot say that it ended: %s", lease.id, lease.server, error)
+            await self.leases.advance(lease.id, Phase.LOST)
+        finally:
+            self._in_hand.discard(lease.id)
+            self._claimed.discard(lease.id)
+
+    def _own(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._finished)
+        return task
+
+    def _finished(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception():
+            log.error("A clean-up failed; the next look at its host tries again", exc_info=task.exception())

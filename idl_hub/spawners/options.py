@@ -1,0 +1,86 @@
+"""What a student may choose when starting a server, and the form that asks for it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from idl_hub.gpus.placement import GPUStanding, State
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+_TEMPLATES = Environment(
+    loader=FileSystemLoader(Path(__file__).parent.parent / "web" / "templates"),
+    autoescape=True,
+    undefined=StrictUndefined,
+)
+
+
+class OptionsError(ValueError):
+    """Options nobody offers; the message is for the person who sent them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How many GPUs a session asks for, and whether the student's own packages are used."""
+
+    gpu_count: int = 1
+    my_packages: bool = True
+
+
+def parse(options: Mapping[str, Any]) -> Options:
+    """Read stored or submitted options; what is left out gets its default.
+
+    Raises
+    ------
+    OptionsError
+        For a value that is not offered.
+    """
+    gpu = options.get("gpu", "one")
+    if gpu not in ("one", "none"):
+        raise OptionsError(f"The option gpu is {str(gpu)[:40]!r}; it may be 'one' or 'none'. Choose on the start page.")
+    packages = options.get("my_packages", "yes")
+    if packages not in ("yes", "no"):
+        raise OptionsError(f"The option my_packages is {str(packages)[:40]!r}; it may be 'yes' or 'no'.")
+    return Options(gpu_count=1 if gpu == "one" else 0, my_packages=packages == "yes")
+
+
+def from_form(form: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    """Turn submitted fields (or query arguments) into stored options.
+
+    Raises
+    ------
+    OptionsError
+        As `parse` does.
+    """
+    chosen = {key: form[key][-1] for key in ("gpu", "my_packages") if form.get(key)}
+    parse(chosen)
+    return chosen
+
+
+def form(standings: Sequence[GPUStanding], *, simulated: bool, own_start: bool, last: Mapping[str, Any]) -> str:
+    """Render the form: what is free now, what is out of order and why, and the choices.
+
+    Parameters
+    ----------
+    own_start
+        Whether the viewer's choice is preset from their last one in `last`.
+    """
+    free = [standing for standing in standings if standing.state is State.FREE]
+    out_of_order = [standing for standing in standings if standing.state in (State.SICK, State.UNKNOWN)]
+    try:
+        preset = parse(last) if own_start else Options()
+    except OptionsError:
+        preset = Options()
+    return _TEMPLATES.get_template("options_form.html").render(
+        free=len(free),
+        total=len(standings),
+        out_of_order=out_of_order,
+        simulated=simulated,
+        kind=standings[0].gpu.name if standings else None,
+        preset=preset,
+    )

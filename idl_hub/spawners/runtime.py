@@ -1,0 +1,122 @@
+"""What lives as long as the hub: ledger, fleet, hosts and their keeper. Owned by a task of the hub's loop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING
+
+from idl_hub.db import Database
+from idl_hub.db.accounts import Accounts
+from idl_hub.gpus.fleet import Fleet
+from idl_hub.gpus.leases import Lease, Leases
+from idl_hub.gpus.nvml import Nvml, Sampler
+from idl_hub.gpus.placement import Choice, NoGPU, Rules
+from idl_hub.spawners.keeper import Keeper
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from idl_hub.settings import Settings
+    from idl_hub.spawners.host import Host
+
+log = logging.getLogger("idl_hub")
+_FIRST_READING_SECONDS = 10
+
+
+class Runtime:
+    """One per hub process. Made before the hub's loop serves anybody, run inside it.
+
+    Parameters
+    ----------
+    hosts
+        Server name -> the place where its sessions run.
+    """
+
+    def __init__(self, settings: Settings, database: Database, hosts: Mapping[str, Host], hub_id: str) -> None:
+        self.settings = settings
+        self.database = database
+        self.hub_id = hub_id
+        self.leases = Leases(database)
+        self.accounts = Accounts(database)
+        rules = Rules(
+            busy_utilization_ratio=settings.gpus.busy_utilization_ratio,
+            busy_memory_bytes=settings.gpus.busy_memory,
+            reading_max_age_seconds=settings.gpus.reading_max_age_seconds,
+        )
+        library = settings.gpus.simulator_library if settings.gpus.simulated else None
+        self._sampler = Sampler(Nvml(settings.gpus.server_name, library=library))
+        self.fleet = Fleet({settings.gpus.server_name: self._sampler}, rules)
+        self.keeper = Keeper(self.leases, hosts, hub_id)
+        # Read once, before any spawner loads its state: load_state cannot wait.
+        self._at_start = {lease.id: lease for lease in database.transact(_live)}
+
+    async def run(self, hub_has_loaded: asyncio.Future[object] | None = None) -> None:
+        """Read GPUs and look after leases until cancelled.
+
+        Parameters
+        ----------
+        hub_has_loaded
+            Done when JupyterHub has loaded its servers.
+        """
+        self._sampler.start()
+        keeping = asyncio.create_task(self.keeper.run())
+        try:
+            if hub_has_loaded is not None:
+                await asyncio.shield(hub_has_loaded)
+            self.keeper.hub_is_up()
+            await keeping
+        finally:
+            keeping.cancel()
+            self._sampler.stop()
+            for host in self.keeper.hosts.values():
+                host.close()
+
+    async def ready(self, timeout_seconds: float) -> bool:
+        """Wait until at least one host was listed and GPUs were read once; False when none did in time."""
+        names = list(self.keeper.hosts)
+        listed = [asyncio.create_task(self.keeper.listed(name, timeout_seconds)) for name in names]
+        try:
+            await asyncio.wait(listed, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in listed:
+                task.cancel()
+        if self._sampler.latest() is None:
+            await asyncio.to_thread(self._sampler.wait_first, _FIRST_READING_SECONDS)
+        return bool(self.keeper.listed_hosts)
+
+    async def holders(self) -> dict[str, str]:
+        """Return GPU UUID -> who holds it: leases, and containers that no lease explains."""
+        leased = {gpu.uuid: lease.holder for lease in await self.leases.live() for gpu in lease.gpus}
+        return self.keeper.strangers | leased
+
+    async def reserve(self, lease_id: str, user: str, server_name: str, gpu_count: int) -> Lease | NoGPU:
+        """Reserve a place; when the caller is cancelled, what was reserved is given back."""
+
+        def choose(holders: Mapping[str, str]) -> Choice | NoGPU:
+            return self.fleet.choose({**self.keeper.strangers, **holders}, gpu_count, self.keeper.listed_hosts)
+
+        acquiring = asyncio.create_task(self.leases.acquire(lease_id, user, server_name, choose))
+        try:
+            return await asyncio.shield(acquiring)
+        except asyncio.CancelledError:
+            acquiring.add_done_callback(lambda task: self._undo(lease_id, task))
+            raise
+        except Exception:
+            self.keeper.let_go(lease_id)
+            raise
+
+    def _undo(self, lease_id: str, acquiring: asyncio.Task[Lease | NoGPU]) -> None:
+        if acquiring.cancelled() or acquiring.exception() or isinstance(acquiring.result(), NoGPU):
+            self.keeper.let_go(lease_id)
+        else:
+            lease = acquiring.result()
+            assert isinstance(lease, Lease)  # noqa: S101 - narrows the type after the test above
+            self.keeper.give_back_soon(lease, "its start was cancelled")
+
+    def lease_at_start(self, lease_id: str) -> Lease | None:
+        """Return a lease that was live when this hub started, and note that its server is known."""
+        lease = self._at_start.get(lease_id)
+        if lease is not None:
+            self.keeper.claim(lease_id)
+        return lease
