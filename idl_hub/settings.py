@@ -88,9 +88,7 @@ class LoginSettings(_Section):
     kind: Literal["demo"] = Field(
         "demo", description="`demo`: named users with one shared password, on this machine's loopback only."
     )
-    demo_students: int = Field(
-        5, ge=1, le=500, description="How many demo users student1, student2, ... exist."
-    )
+    demo_students: int = Field(5, ge=1, le=500, description="How many demo users student1, student2, ... exist.")
     demo_password_file: Path | None = Field(
         None, description="File with the password of the demo users; required by the demo login."
     )
@@ -108,9 +106,7 @@ class GPUSettings(_Section):
     simulator_state: Path | None = Field(
         None, description="State file of the simulated cards; required when cards are simulated."
     )
-    server_name: str = Field(
-        "this machine", min_length=1, description="Name of this machine where GPUs are shown."
-    )
+    server_name: str = Field("this machine", min_length=1, description="Name of this machine where GPUs are shown.")
     busy_utilization_ratio: float = Field(
         0.1,
         gt=0,
@@ -141,6 +137,12 @@ class SpawnerSettings(_Section):
         description="`docker`: a container per student; `process`: plain processes, which isolate nobody.",
     )
     image: str = Field("idl-hub/student:latest", min_length=1, description="Image of students' containers.")
+    home_volume: str = Field(
+        "idlhub-home-{username}",
+        min_length=1,
+        description="Docker volume of a student's home, or a folder when it starts with /; "
+        "{username} is the account's name.",
+    )
     network: str = Field("idlhub", min_length=1, description="Docker network of students' containers.")
     engine_url: str = Field("unix:///var/run/docker.sock", description="Address of the Docker engine.")
     cpu_guarantee: float = Field(
@@ -152,19 +154,15 @@ class SpawnerSettings(_Section):
     memory_limit: Size = Field(26 * 2**30, description="Memory a session may use before it is killed.")
     pids_limit: int = Field(2048, ge=64, description="Processes and threads a session may have.")
     shared_memory: Size = Field(2 * 2**30, description="Size of /dev/shm of a session.")
-    start_timeout_seconds: int = Field(
-        300, ge=10, description="After this a start that is not ready is given up."
-    )
+    start_timeout_seconds: int = Field(300, ge=10, description="After this a start that is not ready is given up.")
     restart_grace_seconds: int = Field(
         60,
         ge=1,
         le=600,
         description="How long a hub that starts waits for an engine before it calls its containers' state unknown.",
     )
-    call_timeout_seconds: float = Field(30, gt=0, description="Longest time one call to the engine may take.")
-    engine_threads: int = Field(
-        8, ge=1, le=64, description="Calls to one engine that may run at the same time."
-    )
+    call_timeout_seconds: float = Field(60, gt=0, description="Longest time one call to the engine may take.")
+    engine_threads: int = Field(8, ge=1, le=64, description="Calls to one engine that may run at the same time.")
     stop_timeout_seconds: int = Field(
         10, ge=1, le=300, description="Time a session has to save and end before it is killed."
     )
@@ -227,9 +225,7 @@ def _read(file: Path) -> dict[str, Any]:
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise SettingsError(
-            f"{file}: there is no such file; settings.example.yml is one to start from"
-        ) from None
+        raise SettingsError(f"{file}: there is no such file; settings.example.yml is one to start from") from None
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError(f"{file}: cannot be read: {error}") from None
     except yaml.YAMLError as error:

@@ -11,7 +11,7 @@ class Base(DeclarativeBase):
 
 
 class HubRow(Base):
-    """This hub's own identity: one row. Containers carry it, so that two hubs never touch each other's."""
+    """The hub's own identity: one row. Containers carry it, so that two hubs never touch each other's."""
 
     __tablename__ = "hub"
     id: Mapped[str] = mapped_column(String(32), primary_key=True)
@@ -44,7 +44,9 @@ class LeaseRow(Base):
     reserved_at: Mapped[float] = mapped_column(Float)
     ended_at: Mapped[float | None] = mapped_column(Float)
     ending: Mapped[str | None] = mapped_column(Text)
-    gpus: Mapped[list[LeaseGPURow]] = relationship(back_populates="lease", lazy="selectin", order_by="LeaseGPURow.slot_id")
+    gpus: Mapped[list[LeaseGPURow]] = relationship(
+        back_populates="lease", lazy="selectin", order_by="LeaseGPURow.slot_id"
+    )
 
 
 class LeaseGPURow(Base):

@@ -32,9 +32,7 @@ class Fleet:
         Seconds since 1970.
     """
 
-    def __init__(
-        self, sources: Mapping[str, Readings], rules: Rules, clock: Callable[[], float] = time.time
-    ) -> None:
+    def __init__(self, sources: Mapping[str, Readings], rules: Rules, clock: Callable[[], float] = time.time) -> None:
         self._sources = sources
         self._rules = rules
         self._clock = clock

@@ -72,9 +72,13 @@ class Leases:
         self._database = database
         self._clock = clock
 
-    async def hub_id(self) -> str:
-        """Return this hub's identity, made at its first start."""
-        return await self._database.run(_hub_id)
+    def read_hub_id(self) -> str:
+        """Return this hub's identity, made at its first start; blocks, for use before the loop serves anybody."""
+        return self._database.transact(_hub_id)
+
+    def read_live(self) -> tuple[Lease, ...]:
+        """Return every lease that has not ended; blocks, for use before the loop serves anybody."""
+        return self._database.transact(_live)
 
     async def live(self) -> tuple[Lease, ...]:
         """Return every lease that has not ended, oldest first."""
@@ -102,6 +106,7 @@ class Leases:
         Lease or NoGPU
             A committed lease in phase reserved, or the reason why there is none.
         """
+
         def reserve(session: Session) -> Lease | NoGPU:
             choice = choose(_holders(session))
             if isinstance(choice, NoGPU):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from idl_hub.gpus.reading import Reading, ServerReading
+    from idl_hub.gpus.reading import GPU, ServerReading
 
 
 class State(StrEnum):
@@ -41,7 +41,7 @@ class GPUStanding:
     """One GPU, what it is to the hub, and the reason in words."""
 
     server: str
-    gpu: Reading
+    gpu: GPU
     state: State
     reason: str
 
@@ -95,15 +95,17 @@ def standings(
 
 
 def _standing(
-    server: ServerReading, gpu: Reading, holders: Mapping[str, str], rules: Rules, now: float
+    server: ServerReading, gpu: GPU, holders: Mapping[str, str], rules: Rules, now: float
 ) -> tuple[State, str]:
+    if gpu.uuid is None:
+        return State.UNKNOWN, gpu.health.words or "it never told who it is"
     if gpu.uuid in holders:
         return State.TAKEN, f"held by {holders[gpu.uuid]}"
     age_seconds = now - server.taken_at
     if age_seconds > rules.reading_max_age_seconds:
         return State.UNKNOWN, f"no reading for {age_seconds:.0f} s"
-    if not gpu.health.is_ok:
-        return State.SICK, gpu.health.in_words
+    if not gpu.health.ok:
+        return State.SICK, gpu.health.words or gpu.health.state.value
     if gpu.utilization_ratio is not None and gpu.utilization_ratio >= rules.busy_utilization_ratio:
         return State.FOREIGN, f"{gpu.utilization_ratio:.0%} busy by somebody outside the hub"
     if gpu.memory_used_bytes is not None and gpu.memory_used_bytes > rules.busy_memory_bytes:
@@ -140,7 +142,7 @@ def choose(
     chosen = ranked[best]
     return Choice(
         best,
-        tuple(ChosenGPU(s.gpu.uuid, s.gpu.index, s.gpu.name or "GPU") for s in chosen),
+        tuple(ChosenGPU(str(s.gpu.uuid), s.gpu.index, s.gpu.name or "GPU") for s in chosen),
         _why(chosen, sum(map(len, free_of.values()))),
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from docker.errors import APIError, ImageNotFound, NotFound
@@ -19,7 +20,6 @@ from idl_hub.spawners.host import HostError
 if TYPE_CHECKING:
     from idl_hub.gpus.leases import Lease
 
-_CPU_SHARES_OF_A_CORE = 1024
 _PULL_TIMEOUT_SECONDS = 1800
 _SIMULATOR_IN_IMAGE = "/opt/idl_hub/simulator"
 _SIMULATOR_STATE_IN_CONTAINER = "/run/idl_hub/simulator"
@@ -34,16 +34,16 @@ class GPUDockerSpawner(GPUSpawnerMixin, DockerSpawner):
 
     pids_limit = Integer(2048, min=64, config=True, help="Processes and threads a container may have.")
     shm_size = Integer(2 * 2**30, min=2**20, config=True, help="Size of /dev/shm in bytes.")
-    cpu_guarantee_cores = Integer(
-        2560, min=2, config=True, help="CPU shares of a container, 1024 for each core it gets when all are busy."
+    cpu_shares = Integer(
+        2560, min=2, config=True, help="CPU shares of a container: 1024 for each core it gets when all are busy."
     )
     unprivileged = Bool(
         True,
         config=True,
         help="No capabilities and no new privileges in the container. extra_host_config can give back single ones.",
     )
-    simulator_state_directory = Unicode(
-        "", config=True, help="Folder of the simulated cards' state, mounted read-only; empty with real cards."
+    simulator_state = Unicode(
+        "", config=True, help="State file of the simulated cards; its folder is mounted read-only. Empty: real cards."
     )
 
     @default("name_template")
@@ -177,7 +177,7 @@ class GPUDockerSpawner(GPUSpawnerMixin, DockerSpawner):
             "init": True,
             "pids_limit": self.pids_limit,
             "shm_size": self.shm_size,
-            "cpu_shares": self.cpu_guarantee_cores,
+            "cpu_shares": self.cpu_shares,
             # Without swap of its own a session that outgrows its memory ends, and does not grind the server down.
             "mem_limit": self.mem_limit,
             "memswap_limit": self.mem_limit,
@@ -187,8 +187,11 @@ class GPUDockerSpawner(GPUSpawnerMixin, DockerSpawner):
             config |= {"cap_drop": ["ALL"], "security_opt": ["no-new-privileges"]}
         if self.cpu_limit is not None:
             config |= {"cpu_period": 100_000, "cpu_quota": int(self.cpu_limit * 100_000)}
-        if self.simulator_state_directory:
-            config["binds"][self.simulator_state_directory] = {"bind": _SIMULATOR_STATE_IN_CONTAINER, "mode": "ro"}
+        if self.simulator_state:
+            config["binds"][str(Path(self.simulator_state).parent)] = {
+                "bind": _SIMULATOR_STATE_IN_CONTAINER,
+                "mode": "ro",
+            }
         elif self.lease is not None and self.lease.gpus:
             uuids = [gpu.uuid for gpu in self.lease.gpus]
             config["device_requests"] = [DeviceRequest(device_ids=uuids, capabilities=[["gpu"]])]
@@ -197,9 +200,9 @@ class GPUDockerSpawner(GPUSpawnerMixin, DockerSpawner):
     def get_env(self) -> dict[str, str]:
         """Return the environment, with the way to the simulated cards where there are no real ones."""
         env: dict[str, str] = super().get_env()
-        if self.simulator_state_directory:
+        if self.simulator_state:
             env["LD_LIBRARY_PATH"] = _SIMULATOR_IN_IMAGE
-            env["IDLHUB_SIMULATOR_STATE"] = f"{_SIMULATOR_STATE_IN_CONTAINER}/{self.runtime.simulator_state_name}"
+            env["IDLHUB_SIMULATOR_STATE"] = f"{_SIMULATOR_STATE_IN_CONTAINER}/{Path(self.simulator_state).name}"
         return env
 
     # -- while it runs ------------------------------------------------------------------------------------

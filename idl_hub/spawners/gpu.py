@@ -8,7 +8,7 @@ from html import escape
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import aiohttp
-from jupyterhub.spawner import SpawnException
+from jupyterhub.spawner import Spawner, SpawnException
 from jupyterhub.utils import url_path_join
 
 from idl_hub.gpus.leases import Lease, Phase, new_lease_id
@@ -29,7 +29,7 @@ _LOOK_EVERY_SECONDS = 1.0
 _OWN_CLEANUP_SECONDS = 60
 
 
-class GPUSpawnerMixin:
+class GPUSpawnerMixin(Spawner):
     """Put before a spawner class; that class then says how a server runs, this one where and on which GPU.
 
     The class below gives `launch`, `is_running` and the environment it needs for its kind of GPU access.
@@ -208,7 +208,7 @@ class GPUSpawnerMixin:
 
     # -- stop ---------------------------------------------------------------------------------------
 
-    async def stop(self, now: bool = False) -> None:  # noqa: ARG002, FBT001, FBT002 - JupyterHub's signature
+    async def stop(self, now: bool = False) -> None:
         """End the server and free its GPUs; when its host does not answer, the GPUs stay held until it does."""
         lease, self.lease = self.lease, None
         if lease is not None:

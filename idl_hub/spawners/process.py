@@ -56,7 +56,7 @@ class LocalProcesses:
         """Whether any process of this lease lives."""
         return any(env["IDLHUB_LEASE"] == lease_id for _, env in _labelled())
 
-    async def remove(self, unit_id: str, lease_id: str) -> None:  # noqa: ARG002 - processes are found by their lease
+    async def remove(self, unit_id: str, lease_id: str) -> None:
         """End all processes of the lease: asked first, then killed."""
         await asyncio.to_thread(self._remove, lease_id)
 
@@ -121,7 +121,7 @@ class GPUProcessSpawner(GPUSpawnerMixin, SimpleLocalProcessSpawner):
         return await asyncio.to_thread(_has_lease, self.pid, lease.id)
 
     async def last_words(self, lease: Lease) -> str:
-        """Processes write to the hub's own log."""
+        """Point to the hub's own log, where processes write."""
         return f"(see the lines of lease {lease.id} above)"
 
     def get_env(self) -> dict[str, str]:

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from typing import TYPE_CHECKING
 
-from idl_hub.db import Database
 from idl_hub.db.accounts import Accounts
 from idl_hub.gpus.fleet import Fleet
 from idl_hub.gpus.leases import Lease, Leases
-from idl_hub.gpus.nvml import Nvml, Sampler
+from idl_hub.gpus.nvml import Nvml
 from idl_hub.gpus.placement import Choice, NoGPU, Rules
+from idl_hub.gpus.sampler import Sampler
 from idl_hub.spawners.keeper import Keeper
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from idl_hub.db import Database
     from idl_hub.settings import Settings
     from idl_hub.spawners.host import Host
 
@@ -37,6 +39,7 @@ class Runtime:
         self.settings = settings
         self.database = database
         self.hub_id = hub_id
+        self.task: asyncio.Task[None] | None = None
         self.leases = Leases(database)
         self.accounts = Accounts(database)
         rules = Rules(
@@ -49,7 +52,7 @@ class Runtime:
         self.fleet = Fleet({settings.gpus.server_name: self._sampler}, rules)
         self.keeper = Keeper(self.leases, hosts, hub_id)
         # Read once, before any spawner loads its state: load_state cannot wait.
-        self._at_start = {lease.id: lease for lease in database.transact(_live)}
+        self._at_start = {lease.id: lease for lease in self.leases.read_live()}
 
     async def run(self, hub_has_loaded: asyncio.Future[object] | None = None) -> None:
         """Read GPUs and look after leases until cancelled.
@@ -82,7 +85,8 @@ class Runtime:
             for task in listed:
                 task.cancel()
         if self._sampler.latest() is None:
-            await asyncio.to_thread(self._sampler.wait_first, _FIRST_READING_SECONDS)
+            with contextlib.suppress(TimeoutError):  # without readings no GPU is given out, but a CPU session is
+                await self._sampler.wait_first(_FIRST_READING_SECONDS)
         return bool(self.keeper.listed_hosts)
 
     async def holders(self) -> dict[str, str]:

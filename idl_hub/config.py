@@ -1,0 +1,165 @@
+"""From settings to JupyterHub's configuration: one function for each part, called in order."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jupyterhub.app import JupyterHub
+
+from idl_hub.db import Database
+from idl_hub.gpus.leases import Leases
+from idl_hub.login import AccountNamesMixin, DemoAuthenticator
+from idl_hub.people import GROUPS, ROLES, demo_people
+from idl_hub.settings import Settings, SettingsError
+from idl_hub.spawners import GPUDockerSpawner, GPUProcessSpawner, GPUSpawnerMixin
+from idl_hub.spawners.engine import Engine
+from idl_hub.spawners.process import LocalProcesses
+from idl_hub.spawners.runtime import Runtime
+
+if TYPE_CHECKING:
+    from idl_hub.spawners.host import Host
+
+log = logging.getLogger("idl_hub")
+_WEB = Path(__file__).parent / "web"
+_HOME_IN_CONTAINER = "/home/student"
+_HTTP_TIMEOUT_SECONDS = 60
+
+
+def configure(c: Any, settings: Settings) -> None:
+    """Configure the hub, and start what must live beside it in its loop."""
+    state = settings.hub.state_directory
+    try:
+        state.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise SettingsError(f"hub.state_directory is {str(state)!r}; it cannot be made: {error}") from error
+    _hub(c, settings)
+    _pages(c, settings)
+    _people(c, settings)
+    _spawner(c, settings)
+    _runtime(settings)
+
+
+def _hub(c: Any, settings: Settings) -> None:
+    hub = settings.hub
+    state = hub.state_directory
+    c.JupyterHub.bind_url = f"http://{hub.public_address}:{hub.public_port}"
+    c.JupyterHub.hub_bind_url = f"http://{hub.internal_address}:{hub.internal_port}"
+    c.JupyterHub.hub_connect_url = f"http://{hub.internal_address}:{hub.internal_port}"
+    c.JupyterHub.db_url = _secret(hub.hub_database_url) or f"sqlite:///{state}/jupyterhub.sqlite"
+    c.JupyterHub.upgrade_db = True
+    c.JupyterHub.cookie_secret_file = str(state / "cookie_secret")
+    # The hub can be started again while people work: proxy and servers are not its children.
+    c.JupyterHub.cleanup_servers = False
+    c.JupyterHub.cleanup_proxy = False
+    c.ConfigurableHTTPProxy.should_start = False
+    c.ConfigurableHTTPProxy.api_url = f"http://127.0.0.1:{hub.proxy_api_port}"
+
+
+def _pages(c: Any, settings: Settings) -> None:
+    c.JupyterHub.template_paths = [str(_WEB / "templates")]
+    c.JupyterHub.logo_file = str(_WEB / "static" / "logo.svg")
+    c.JupyterHub.template_vars = {
+        "trial": settings.trial,
+        "simulated": bool(settings.gpus.simulated),
+        "isolated": settings.spawner.kind != "process",
+    }
+
+
+def _people(c: Any, settings: Settings) -> None:
+    c.JupyterHub.load_groups = {group: {"users": []} for group in GROUPS}
+    c.JupyterHub.load_roles = list(ROLES)
+    if settings.login.kind == "demo":
+        people = demo_people(settings.login.demo_students)
+        c.JupyterHub.load_groups = {group: {"users": names} for group, names in people.items()}
+        c.JupyterHub.authenticator_class = DemoAuthenticator
+        c.DemoAuthenticator.allowed_users = {name for names in people.values() for name in names}
+        c.DemoAuthenticator.user_password = _demo_password(settings)
+
+
+def _demo_password(settings: Settings) -> str:
+    file = settings.login.demo_password_file
+    if file is None:
+        raise SettingsError("login.demo_password_file is missing; the demo login needs a file with its password")
+    try:
+        return file.read_text(encoding="utf-8").strip()
+    except OSError as error:
+        raise SettingsError(f"login.demo_password_file is {str(file)!r}; it cannot be read: {error}") from error
+
+
+def _spawner(c: Any, settings: Settings) -> None:
+    wanted = settings.spawner
+    c.Spawner.start_timeout = wanted.start_timeout_seconds
+    # Outlasts the grace time of poll() at a hub's start, or JupyterHub would stop a server that is only busy.
+    c.Spawner.http_timeout = wanted.restart_grace_seconds + _HTTP_TIMEOUT_SECONDS
+    c.Spawner.default_url = "/lab"
+    c.Spawner.mem_limit = wanted.memory_limit
+    c.Spawner.cpu_limit = wanted.cpu_limit
+    simulator_state = str(settings.gpus.simulator_state) if settings.gpus.simulated else ""
+    if wanted.kind == "docker":
+        c.JupyterHub.spawner_class = GPUDockerSpawner
+        c.GPUDockerSpawner.image = wanted.image
+        c.GPUDockerSpawner.prefix = "idlhub"
+        c.GPUDockerSpawner.network_name = wanted.network
+        c.GPUDockerSpawner.use_internal_ip = False
+        c.GPUDockerSpawner.host_ip = "127.0.0.1"
+        c.GPUDockerSpawner.volumes = {wanted.home_volume: _HOME_IN_CONTAINER}
+        c.GPUDockerSpawner.pids_limit = wanted.pids_limit
+        c.GPUDockerSpawner.shm_size = wanted.shared_memory
+        c.GPUDockerSpawner.cpu_shares = int(wanted.cpu_guarantee * 1024)
+        c.GPUDockerSpawner.simulator_state = simulator_state
+    else:
+        c.JupyterHub.spawner_class = GPUProcessSpawner
+        python = str(wanted.student_python or "python3")
+        c.GPUProcessSpawner.cmd = [python, "-m", "jupyterhub.singleuser"]
+        c.GPUProcessSpawner.home_dir_template = str(settings.hub.state_directory / "homes" / "{username}")
+        c.GPUProcessSpawner.simulator_state = simulator_state
+        library = settings.gpus.simulator_library
+        c.GPUProcessSpawner.simulator_library_directory = str(library.parent) if library and simulator_state else ""
+
+
+def _runtime(settings: Settings) -> None:
+    """Open the ledger and hand it to spawners and logins; in a hub that starts, run it in the hub's loop."""
+    database = Database(
+        _secret(settings.hub.database_url) or f"sqlite:///{settings.hub.state_directory}/idl_hub.sqlite"
+    )
+    database.upgrade()
+    if settings.gpus.simulated:
+        # The stand-in library reads where its state is from the environment, as it does in containers.
+        os.environ["IDLHUB_SIMULATOR_STATE"] = str(settings.gpus.simulator_state)
+    runtime = Runtime(settings, database, _hosts(settings), Leases(database).read_hub_id())
+    GPUSpawnerMixin.runtime = runtime
+    AccountNamesMixin.accounts = runtime.accounts
+    try:
+        loop = asyncio.get_running_loop()
+    except RuntimeError:
+        return  # a subcommand such as `jupyterhub upgrade-db` reads the configuration without serving anybody
+    task = loop.create_task(runtime.run(JupyterHub.instance()._start_future))
+    task.add_done_callback(_runtime_ended)
+    runtime.task = task
+
+
+def _runtime_ended(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and task.exception() is not None:
+        log.critical("The keeper of GPUs and leases ended; no session can start.", exc_info=task.exception())
+
+
+def _hosts(settings: Settings) -> dict[str, Host]:
+    name, wanted = settings.gpus.server_name, settings.spawner
+    if wanted.kind == "process":
+        return {name: LocalProcesses(name, wanted.stop_timeout_seconds)}
+    engine = Engine(
+        name,
+        wanted.engine_url,
+        threads=wanted.engine_threads,
+        timeout_seconds=wanted.call_timeout_seconds,
+        stop_timeout_seconds=wanted.stop_timeout_seconds,
+    )
+    return {name: engine}
+
+
+def _secret(value: Any) -> str | None:
+    return value.get_secret_value() if value is not None else None
