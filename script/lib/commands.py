@@ -9,10 +9,13 @@ import signal
 import subprocess
 import threading
 from collections import deque
-from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from script.lib.console import SetupError, Step
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
 
 _TAIL_LINES = 15
 _PR_SET_PDEATHSIG = 1
@@ -28,7 +31,7 @@ _NO_DOWNLOAD = re.compile(
 )
 
 
-class CommandFailed(Exception):
+class CommandFailedError(Exception):
     """A program ended with an error or did not end in time; ``tail`` holds the last lines it printed."""
 
     def __init__(self, command: Sequence[str], reason: str, tail: str) -> None:
@@ -58,7 +61,7 @@ def run(
 
     Raises
     ------
-    CommandFailed
+    CommandFailedError
         When it ended with an error, or was stopped at the deadline.
     """
     tail: deque[str] = deque(maxlen=_TAIL_LINES)
@@ -98,9 +101,9 @@ def run(
         finally:
             timer.cancel()
     if late.is_set():
-        raise CommandFailed(command, f"did not end within {deadline_seconds:.0f} s", "\n".join(tail))
+        raise CommandFailedError(command, f"did not end within {deadline_seconds:.0f} s", "\n".join(tail))
     if code != 0:
-        raise CommandFailed(command, f"ended with {code}", "\n".join(tail))
+        raise CommandFailedError(command, f"ended with {code}", "\n".join(tail))
     return "\n".join(tail)
 
 
@@ -120,7 +123,7 @@ def ask(command: Sequence[str], deadline_seconds: float = 20) -> subprocess.Comp
         return None
 
 
-def explain(what: str, failure: CommandFailed, log: Path, otherwise: str) -> SetupError:
+def explain(what: str, failure: CommandFailedError, log: Path, otherwise: str) -> SetupError:
     """Turn a failed program into a message with its cause and the remedy.
 
     Parameters

@@ -6,9 +6,11 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _LIVE_SECONDS = 0.5
 _LINE_SECONDS = 15.0
@@ -70,7 +72,11 @@ class Console:
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream or sys.stdout
         self._live = self._stream.isatty()
-        self.started = time.monotonic()
+        self._started = time.monotonic()
+
+    def elapsed_seconds(self) -> float:
+        """Return the seconds since this program began."""
+        return time.monotonic() - self._started
 
     def line(self, text: str = "") -> None:
         """Print a line of its own, at once."""
@@ -95,8 +101,7 @@ class Console:
             ticker.join()
             self._clear()
             self.line(
-                f"[{outcome:^4}] {title:<{_TITLE_WIDTH}} {step.note:<{_NOTE_WIDTH}} "
-                f"{step.elapsed_seconds():6.1f} s"
+                f"[{outcome:^4}] {title:<{_TITLE_WIDTH}} {step.note:<{_NOTE_WIDTH}} {step.elapsed_seconds():6.1f} s"
             )
 
     def _tick(self, step: Step, done: threading.Event) -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import fcntl
 import os
 import time
-from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 from script.lib.console import SetupError, Step
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
 
 
 def _try(file: IO[str]) -> bool:
@@ -43,8 +45,7 @@ def only_server(state: Path) -> Iterator[None]:
         if not _try(file):
             raise SetupError(
                 f"Another script/server (process {_holder(file)}) already runs on {state}.",
-                "Use that one, stop it with Ctrl-C there, "
-                "or start a second hub with --state and --port of its own.",
+                "Use that one, stop it with Ctrl-C there, or start a second hub with --state and --port of its own.",
             )
         yield
 

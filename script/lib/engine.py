@@ -1,0 +1,188 @@
+"""A Docker engine that answers and that this user may use: found, installed, started, or clearly not there."""
+
+from __future__ import annotations
+
+import enum
+import grp
+import os
+import pwd
+import shlex
+import shutil
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from script.lib.commands import CommandFailedError, ask, explain, run
+from script.lib.console import SetupError, Step
+from script.lib.privileges import as_root, install_packages, is_known_package
+
+if TYPE_CHECKING:
+    from script.lib.places import Places
+
+SOCKET = Path("/var/run/docker.sock")
+_START_SECONDS = 60
+
+
+class EngineUnavailableError(Exception):
+    """No engine can run on this machine; the message says why."""
+
+
+class Answer(enum.Enum):
+    """What came of asking the engine for its version."""
+
+    READY = enum.auto()
+    FORBIDDEN = enum.auto()
+    SILENT = enum.auto()
+
+
+@dataclass(frozen=True)
+class Reply:
+    """The engine's answer, with its version when ready, else what the client said."""
+
+    answer: Answer
+    text: str
+
+
+def ask_engine() -> Reply:
+    """Ask the engine for its version."""
+    if shutil.which("docker") is None:
+        return Reply(Answer.SILENT, "the docker command is not installed")
+    told = ask(["docker", "version", "--format", "{{.Server.Version}}"])
+    if told is None:
+        return Reply(Answer.SILENT, "the engine did not answer within 20 s")
+    if told.returncode == 0 and told.stdout.strip():
+        return Reply(Answer.READY, told.stdout.strip())
+    text = (told.stderr.strip().splitlines() or ["no answer"])[-1]
+    return Reply(Answer.FORBIDDEN if "permission denied" in text.lower() else Answer.SILENT, text)
+
+
+def ensure_engine(step: Step, places: Places) -> None:
+    """Make sure that an engine answers, installing and starting one where need be.
+
+    Raises
+    ------
+    EngineUnavailableError
+        When none can run here.
+    NeedsGroupError
+        When it answers root but not this user.
+    SetupError
+        When a remote engine (DOCKER_HOST) does not answer: none of ours can stand in for it.
+    """
+    reply = ask_engine()
+    if reply.answer is Answer.SILENT:
+        _refuse_remote(reply)
+        if _daemon() is None or shutil.which("docker") is None:
+            _install(step, places)
+        reply = ask_engine()
+    if reply.answer is Answer.SILENT:
+        _start(step, places)
+        reply = ask_engine()
+    if reply.answer is Answer.FORBIDDEN:
+        raise NeedsGroupError(reply.text)
+    if reply.answer is Answer.SILENT:
+        raise EngineUnavailableError(reply.text)
+    step.note = f"{reply.text} answers"
+
+
+def _refuse_remote(reply: Reply) -> None:
+    host = os.environ.get("DOCKER_HOST", "")
+    if host and host.removeprefix("unix://") != str(SOCKET):
+        raise SetupError(
+            f"The Docker engine that DOCKER_HOST names ({host}) does not answer: {reply.text}",
+            "Start that engine, or unset DOCKER_HOST to use one on this machine.",
+        )
+
+
+def _daemon() -> str | None:
+    return shutil.which("dockerd") or shutil.which("dockerd", path="/usr/sbin:/usr/local/sbin:/sbin")
+
+
+def _install(step: Step, places: Places) -> None:
+    step.say("installing docker.io with apt")
+    packages = ["docker.io", "iptables"]
+    if is_known_package("docker-cli"):  # Debian 13 has the client in a package of its own
+        packages.append("docker-cli")
+    try:
+        install_packages(step, packages, places.setup_logs / "engine.log")
+    except SetupError as error:
+        raise EngineUnavailableError(f"{error.what} {error.detail}".strip()) from error
+
+
+def _start(step: Step, places: Places) -> None:
+    step.say("starting the engine")
+    log = places.setup_logs / "dockerd.log"
+    try:
+        if Path("/run/systemd/system").is_dir():
+            run(step, as_root(["systemctl", "start", "docker.service"]), log, deadline_seconds=120)
+        else:
+            _start_directly(step, log)
+    except CommandFailedError as failure:
+        message = explain("The Docker engine could not be started", failure, log, "")
+        raise EngineUnavailableError(f"{message.what} {failure.tail}") from failure
+    except SetupError as error:
+        raise EngineUnavailableError(error.what) from error
+    _await_answer(step, log)
+
+
+def _start_directly(step: Step, log: Path) -> None:
+    """Start dockerd in a session of its own; it outlives this program on purpose."""
+    daemon = _daemon()
+    if daemon is None:
+        raise SetupError("dockerd is not installed.", "apt-get install docker.io")
+    path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+    inner = 'log=$1; shift; exec setsid env PATH="$0" "$@" >>"$log" 2>&1 </dev/null &'
+    run(step, as_root(["sh", "-c", inner, path, str(log), daemon]), log, deadline_seconds=30)
+
+
+def _await_answer(step: Step, log: Path) -> None:
+    deadline = time.monotonic() + _START_SECONDS
+    while time.monotonic() < deadline:
+        reply = ask_engine()
+        if reply.answer is not Answer.SILENT:
+            return
+        step.say(f"waiting for the engine: {reply.text}")
+        time.sleep(0.5)  # the client offers no waiting of its own
+    lines = log.read_text(errors="replace").splitlines()[-5:] if os.access(log, os.R_OK) else []
+    raise EngineUnavailableError(
+        f"dockerd was started but did not answer within {_START_SECONDS} s (log: {log}).\n" + "\n".join(lines)
+    )
+
+
+class NeedsGroupError(Exception):
+    """The engine runs, and this user may not use its socket."""
+
+
+def rerun_in_group(command: list[str]) -> NoReturn:
+    """Start this program anew with the socket's group; never returns.
+
+    A user who was just put into the group lacks it until the next login, and a user with sudo need not
+    be in it: membership is as good as root for good, so this run borrows the group and changes nothing.
+
+    Raises
+    ------
+    SetupError
+        When the group cannot be had.
+    """
+    user = pwd.getpwuid(os.getuid()).pw_name
+    group = grp.getgrgid(SOCKET.stat().st_gid)
+    remedy = (
+        f"Run as root would: sudo usermod -aG {group.gr_name} {user}  (this makes {user} as mighty as root), "
+        "log out and in again, and run this once more. Or start without Docker: script/server --no-docker."
+    )
+    refusal = SetupError(f"The Docker engine runs, but {user} has no permission on its socket {SOCKET}.", remedy)
+    if os.environ.get("IDLHUB_BORROWED_GROUP"):
+        raise refusal
+    environment = {**os.environ, "IDLHUB_BORROWED_GROUP": group.gr_name}
+    if user in group.gr_mem and shutil.which("sg"):
+        os.execvpe("sg", ["sg", group.gr_name, "-c", shlex.join(command)], environment)  # noqa: S606
+    prefix = ["sudo", "--preserve-env", "-u", user, "-g", group.gr_name, "--"]
+    try:
+        as_root(["true"])
+    except SetupError:
+        raise refusal from None
+    if subprocess.run([*prefix, "true"], check=False, capture_output=True, timeout=30).returncode != 0:
+        raise refusal
+    keep_path = ["env", f"PATH={environment.get('PATH', '')}", f"HOME={environment.get('HOME', '/')}"]
+    os.execvpe("sudo", [*prefix, *keep_path, *command], environment)  # noqa: S606
