@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 from docker.errors import APIError, ImageNotFound, NotFound
 from docker.types import DeviceRequest
 from dockerspawner import DockerSpawner
-from jupyterhub.spawner import SpawnException
 from traitlets import Bool, Integer, Unicode, default
 
+from idl_hub.db.accounts import hub_name
 from idl_hub.gpus.leases import Phase
 from idl_hub.spawners.engine import GPUS_LABEL, HUB_LABEL, LEASE_LABEL, USER_LABEL, Engine
-from idl_hub.spawners.gpu import GPUSpawnerMixin
+from idl_hub.spawners.gpu import GPUSpawnerMixin, refusal
 from idl_hub.spawners.host import HostError
 
 if TYPE_CHECKING:
@@ -53,8 +53,8 @@ class GPUDockerSpawner(GPUSpawnerMixin, DockerSpawner):
 
     @default("escape")
     def _names_are_safe(self) -> Any:
-        # Account names are safe for Docker as they are; the names of further servers are escaped by dockerspawner.
-        return "legacy"
+        # Account names stay as they are; the names of further servers become as safe in the same way.
+        return _safe_name
 
     def template_namespace(self) -> dict[str, str]:
         """Return dockerspawner's names for templates, and ``{lease}``."""
@@ -119,7 +119,7 @@ class GPUDockerSpawner(GPUSpawnerMixin, DockerSpawner):
         await self.pull_image(self.image)
         self.say(30, "The image is there; making your container")
 
-    def _refused(self, error: APIError) -> SpawnException:
+    def _refused(self, error: APIError) -> Exception:
         self.log.error("%s: the engine refused: %s", self._log_name, error)
         if isinstance(error, ImageNotFound | NotFound):
             what = f"The image {self.image} or something else your server needs is missing on its machine."
@@ -127,11 +127,8 @@ class GPUDockerSpawner(GPUSpawnerMixin, DockerSpawner):
             what = f"A container named {self.object_name} is in the way, and it is not yours to remove."
         else:
             what = f"The Docker engine refused to start your server: {error.explanation or error}."
-        return SpawnException(
-            f"{what} Nothing of yours is lost. Tell the course's admins; trying again will not help.",
-            reason="refused",
-            log_message=str(error),
-            status_code=500,
+        return refusal(
+            f"{what} Nothing of yours is lost. Tell the course's admins; trying again will not help.", "refused", 500
         )
 
     async def create_object(self) -> Any:
@@ -225,6 +222,10 @@ class GPUDockerSpawner(GPUSpawnerMixin, DockerSpawner):
         """Forget the container together with the lease."""
         super().clear_state()
         self.object_id = ""
+
+
+def _safe_name(text: str) -> str:
+    return hub_name(text) if text else ""
 
 
 def _lay_over(base: dict[str, Any], over: dict[str, Any]) -> None:

@@ -88,16 +88,14 @@ class GPUSpawnerMixin(Spawner):
         self.say(5, "Looking for a free GPU" if wanted.gpu_count else "Looking for a place without GPU")
         grace_seconds = self.runtime.settings.spawner.restart_grace_seconds
         if not await self.runtime.ready(grace_seconds):
-            raise SpawnException(
+            raise refusal(
                 "No server for students answers right now. Nothing of yours is lost. "
                 "Try again in a few minutes; if it stays so, tell the course's admins.",
-                reason="no_server",
-                status_code=503,
+                "no_server",
+                503,
             )
         if not await self.runtime.keeper.cleaned(self.user.name, self.name, _OWN_CLEANUP_SECONDS):
-            raise SpawnException(
-                "Your earlier server is still being stopped. Try again in a minute.", reason="still_stopping"
-            )
+            raise refusal("Your earlier server is still being stopped. Try again in a minute.", "still_stopping", 409)
         found = await self.runtime.reserve(lease_id, self.user.name, self.name, wanted.gpu_count)
         if isinstance(found, NoGPU):
             self.runtime.keeper.let_go(lease_id)
@@ -111,7 +109,7 @@ class GPUSpawnerMixin(Spawner):
         try:
             return options.parse(self.user_options)
         except options.OptionsError as error:
-            raise SpawnException(str(error), reason="options") from error
+            raise refusal(str(error), "options", 400) from error
 
     def no_gpu(self, found: NoGPU) -> SpawnException:
         """Say that nothing is free. The place where a waiting line takes over."""
@@ -120,20 +118,15 @@ class GPUSpawnerMixin(Spawner):
             "Try again later, or start without a GPU now: small networks train on the processor as well."
         )
         without = url_path_join(self.hub.base_url, "spawn", self.user.escaped_name) + "?opt-gpu=none"
-        return SpawnException(
-            message,
-            reason="queued",
-            message_html=f'{escape(message)} <a class="alert-link" href="{escape(without)}">Start without a GPU</a>',
-            status_code=409,
-        )
+        link = f'<a class="alert-link" href="{escape(without)}">Start without a GPU</a>'
+        return refusal(message, "queued", 409, message_html=f"{escape(message)} {link}")
 
     def _host_failed(self, error: HostError) -> SpawnException:
-        return SpawnException(
+        return refusal(
             f"Your server could not be started: {error} Nothing of yours is lost. "
             "Try again; if it happens again, tell the course's admins.",
-            reason="host",
-            log_message=str(error),
-            status_code=503,
+            "host",
+            503,
         )
 
     async def _wait_until_answering(self, lease: Lease, address: tuple[str, int]) -> None:
@@ -161,11 +154,11 @@ class GPUSpawnerMixin(Spawner):
             return  # unknown; the start's own deadline decides
         if not running:
             self.log.error("%s ended while starting:\n%s", self._log_name, await self.last_words(lease))
-            raise SpawnException(
+            raise refusal(
                 "Your server ended while it was starting. Try 'Start without my packages' on the start page; "
                 "if it happens again, tell the course's admins.",
-                reason="died",
-                status_code=500,
+                "died",
+                500,
             )
 
     # -- while it runs ----------------------------------------------------------------------------
@@ -269,7 +262,7 @@ class GPUSpawnerMixin(Spawner):
         try:
             return options.from_form(form)
         except options.OptionsError as error:
-            raise SpawnException(str(error), reason="options") from error
+            raise refusal(str(error), "options", 400) from error
 
     def options_from_query(self, query: dict[str, list[str]]) -> dict[str, str]:
         """Check options in the address, such as ``?opt-gpu=none``."""
@@ -287,6 +280,19 @@ class GPUSpawnerMixin(Spawner):
         if host is None:
             raise HostError(f"{lease.server} is not among the servers in the settings.")
         return host
+
+
+def refusal(message: str, reason: str, status_code: int, *, message_html: str = "") -> SpawnException:
+    """Return the error that tells a student why a start came to nothing.
+
+    Parameters
+    ----------
+    reason
+        One word for the metric of failed starts.
+    message_html
+        The same with links; when left out, the message. (Without one, JupyterHub shows the exception's name.)
+    """
+    return SpawnException(message, reason=reason, message_html=message_html or escape(message), status_code=status_code)
 
 
 def _ending(error: BaseException) -> str:

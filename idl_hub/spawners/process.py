@@ -9,11 +9,11 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import psutil
-from jupyterhub.spawner import SimpleLocalProcessSpawner, SpawnException
+from jupyterhub.spawner import SimpleLocalProcessSpawner
 from traitlets import Unicode
 
 from idl_hub.gpus.leases import Phase
-from idl_hub.spawners.gpu import GPUSpawnerMixin
+from idl_hub.spawners.gpu import GPUSpawnerMixin, refusal
 from idl_hub.spawners.host import HostError, Unit
 
 if TYPE_CHECKING:
@@ -108,10 +108,8 @@ class GPUProcessSpawner(GPUSpawnerMixin, SimpleLocalProcessSpawner):
         try:
             address: tuple[str, int] = await SimpleLocalProcessSpawner.start(self)
         except OSError as error:
-            raise SpawnException(
-                f"Your server could not be started: {error}. Tell whoever runs this trial.",
-                reason="process",
-                status_code=500,
+            raise refusal(
+                f"Your server could not be started: {error}. Tell whoever runs this trial.", "process", 500
             ) from error
         await self.runtime.leases.advance(lease.id, Phase.CREATING, str(self.pid))
         return address
