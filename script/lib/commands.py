@@ -68,17 +68,7 @@ def run(
     with log.open("a", encoding="utf-8") as file:
         file.write(f"\n$ {' '.join(command)}\n")
         file.flush()
-        process = subprocess.Popen(
-            command,
-            cwd=cwd,
-            env=env,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            encoding="utf-8",
-            errors="replace",
-            preexec_fn=_kill_quickly,  # noqa: PLW1509 - only one system call between fork and exec
-        )
+        process = _start(command, cwd, env)
         late = threading.Event()
 
         def stop() -> None:
@@ -105,6 +95,23 @@ def run(
     if code != 0:
         raise CommandFailedError(command, f"ended with {code}", "\n".join(tail))
     return "\n".join(tail)
+
+
+def _start(command: Sequence[str], cwd: Path | None, env: Mapping[str, str] | None) -> subprocess.Popen[str]:
+    try:
+        return subprocess.Popen(
+            command,
+            cwd=cwd,
+            env=env,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            encoding="utf-8",
+            errors="replace",
+            preexec_fn=_kill_quickly,  # noqa: PLW1509 - only one system call between fork and exec
+        )
+    except OSError as error:
+        raise CommandFailedError(command, f"could not be started: {error.strerror}", "") from error
 
 
 def ask(command: Sequence[str], deadline_seconds: float = 20) -> subprocess.CompletedProcess[str] | None:

@@ -29,6 +29,8 @@ _ISOLATES_NOBODY = """\
 *  Good for a look around on a machine of your own, for nothing else.
 ************************************************************************************************"""
 
+_OTHER_PORT = "Stop that program, or choose another port with --port."
+
 
 @dataclass(frozen=True)
 class Options:
@@ -100,9 +102,7 @@ def _again_in_group(console: Console, needed: NeedsGroupError) -> int:
 
 def _serve(console: Console, options: Options, places: Places) -> int:
     end_leftovers(places.server_record)
-    remedy = "Stop that program, or choose another port with --port."
-    ports.require_free("127.0.0.1", options.port, "the hub's pages", remedy)
-    ports.require_free("127.0.0.1", options.port + 1, "the proxy's API", remedy)
+    _require_ports(options.port)
 
     with ExitStack() as held:
         with console.step("Other runs") as step:
@@ -120,6 +120,11 @@ def _serve(console: Console, options: Options, places: Places) -> int:
         return status
     finally:
         supervisor.stop()
+
+
+def _require_ports(port: int) -> None:
+    ports.require_free("127.0.0.1", port, "the hub's pages", _OTHER_PORT)
+    ports.require_free("127.0.0.1", port + 1, "the proxy's API", _OTHER_PORT)
 
 
 def _set_up(console: Console, options: Options, places: Places) -> tuple[trial.Trial, environments.Node, str]:
@@ -190,9 +195,8 @@ def _start(
     token = trial.proxy_token(places)
     hub_api = f"http://{plan.internal_address}:{plan.internal_port}"
     proxy_api = f"http://127.0.0.1:{plan.proxy_api_port}"
-    ports.require_free(
-        plan.internal_address, plan.internal_port, "the hub's API", "Stop that program, or choose another --port."
-    )
+    _require_ports(plan.port)  # somebody may have come during the set-up
+    ports.require_free(plan.internal_address, plan.internal_port, "the hub's API", _OTHER_PORT)
     env = environment(
         PATH=f"{places.venv / 'bin'}:{os.environ.get('PATH', '')}",
         CONFIGPROXY_AUTH_TOKEN=token,
