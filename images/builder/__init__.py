@@ -1,0 +1,1 @@
+"""Builds the images; the command is ``script/image``. Needs Python's standard library only."""

@@ -1,0 +1,3 @@
+# Login shells (tmux starts them) get PATH set anew by /etc/profile.
+PATH="/opt/idl_hub/venv/bin:$PATH:$HOME/.local/bin"
+export PATH
