@@ -14,8 +14,9 @@ from traitlets import Bool, Integer, Unicode, default
 from idl_hub.db.accounts import hub_name
 from idl_hub.gpus.leases import Phase
 from idl_hub.spawners.engine import GPUS_LABEL, HUB_LABEL, LEASE_LABEL, USER_LABEL, Engine
-from idl_hub.spawners.gpu import GPUSpawnerMixin, refusal
+from idl_hub.spawners.gpu import GPUSpawnerMixin
 from idl_hub.spawners.host import HostError
+from idl_hub.spawners.refusal import Refusal
 
 if TYPE_CHECKING:
     from idl_hub.gpus.leases import Lease
@@ -106,9 +107,18 @@ class GPUDockerSpawner(GPUSpawnerMixin, DockerSpawner):
             await self.start_object()
             if self.post_start_cmd:
                 await self.post_start_exec()
-            return await self.get_ip_and_port()
+            return await self._published_address(lease)
         except APIError as error:
             raise self._refused(error) from error
+
+    async def _published_address(self, lease: Lease) -> tuple[str, int]:
+        try:
+            address: tuple[str, int] = await self.get_ip_and_port()
+        except (RuntimeError, IndexError, TypeError):
+            # dockerspawner's ways to say that no port is published: a container that ended at once has none.
+            await self.check_alive(lease)
+            raise
+        return address
 
     async def _have_image(self) -> None:
         self.say(20, f"Looking for the image {self.image}")
@@ -119,7 +129,7 @@ class GPUDockerSpawner(GPUSpawnerMixin, DockerSpawner):
         await self.pull_image(self.image)
         self.say(30, "The image is there; making your container")
 
-    def _refused(self, error: APIError) -> Exception:
+    def _refused(self, error: APIError) -> Refusal:
         self.log.error("%s: the engine refused: %s", self._log_name, error)
         if isinstance(error, ImageNotFound | NotFound):
             what = f"The image {self.image} or something else your server needs is missing on its machine."
@@ -127,7 +137,7 @@ class GPUDockerSpawner(GPUSpawnerMixin, DockerSpawner):
             what = f"A container named {self.object_name} is in the way, and it is not yours to remove."
         else:
             what = f"The Docker engine refused to start your server: {error.explanation or error}."
-        return refusal(
+        return Refusal(
             f"{what} Nothing of yours is lost. Tell the course's admins; trying again will not help.", "refused", 500
         )
 

@@ -8,7 +8,7 @@ from html import escape
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import aiohttp
-from jupyterhub.spawner import Spawner, SpawnException
+from jupyterhub.spawner import Spawner
 from jupyterhub.utils import url_path_join
 
 from idl_hub.gpus.leases import Lease, Phase, new_lease_id
@@ -16,6 +16,7 @@ from idl_hub.gpus.placement import NoGPU
 from idl_hub.spawners import options
 from idl_hub.spawners.host import HostError
 from idl_hub.spawners.progress import Progress
+from idl_hub.spawners.refusal import Refusal
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -83,19 +84,19 @@ class GPUSpawnerMixin(Spawner):
         return address
 
     async def _reserve(self, lease_id: str) -> Lease:
-        """Return a committed lease, or raise `SpawnException` with what the student should know."""
+        """Return a committed lease, or raise `Refusal` with what the student should know."""
         wanted = self._wanted()
         self.say(5, "Looking for a free GPU" if wanted.gpu_count else "Looking for a place without GPU")
         grace_seconds = self.runtime.settings.spawner.restart_grace_seconds
         if not await self.runtime.ready(grace_seconds):
-            raise refusal(
+            raise Refusal(
                 "No server for students answers right now. Nothing of yours is lost. "
                 "Try again in a few minutes; if it stays so, tell the course's admins.",
                 "no_server",
                 503,
             )
         if not await self.runtime.keeper.cleaned(self.user.name, self.name, _OWN_CLEANUP_SECONDS):
-            raise refusal("Your earlier server is still being stopped. Try again in a minute.", "still_stopping", 409)
+            raise Refusal("Your earlier server is still being stopped. Try again in a minute.", "still_stopping", 409)
         found = await self.runtime.reserve(lease_id, self.user.name, self.name, wanted.gpu_count)
         if isinstance(found, NoGPU):
             self.runtime.keeper.let_go(lease_id)
@@ -109,9 +110,9 @@ class GPUSpawnerMixin(Spawner):
         try:
             return options.parse(self.user_options)
         except options.OptionsError as error:
-            raise refusal(str(error), "options", 400) from error
+            raise Refusal(str(error), "options", 400) from error
 
-    def no_gpu(self, found: NoGPU) -> SpawnException:
+    def no_gpu(self, found: NoGPU) -> Refusal:
         """Say that nothing is free. The place where a waiting line takes over."""
         message = (
             f"All GPUs are taken ({found.reason}). Your files are safe. "
@@ -119,10 +120,10 @@ class GPUSpawnerMixin(Spawner):
         )
         without = url_path_join(self.hub.base_url, "spawn", self.user.escaped_name) + "?opt-gpu=none"
         link = f'<a class="alert-link" href="{escape(without)}">Start without a GPU</a>'
-        return refusal(message, "queued", 409, message_html=f"{escape(message)} {link}")
+        return Refusal(message, "queued", 409, message_html=f"{escape(message)} {link}")
 
-    def _host_failed(self, error: HostError) -> SpawnException:
-        return refusal(
+    def _host_failed(self, error: HostError) -> Refusal:
+        return Refusal(
             f"Your server could not be started: {error} Nothing of yours is lost. "
             "Try again; if it happens again, tell the course's admins.",
             "host",
@@ -144,17 +145,18 @@ class GPUSpawnerMixin(Spawner):
                     pass
                 if time.monotonic() >= look_at:
                     look_at = time.monotonic() + _LOOK_EVERY_SECONDS
-                    await self._check_alive(lease)
+                    await self.check_alive(lease)
                 await asyncio.sleep(_ASK_EVERY_SECONDS)
 
-    async def _check_alive(self, lease: Lease) -> None:
+    async def check_alive(self, lease: Lease) -> None:
+        """Raise what the student should know when the server has ended; say nothing when nobody can tell."""
         try:
             running = await self.is_running(lease)
         except HostError:
             return  # unknown; the start's own deadline decides
         if not running:
             self.log.error("%s ended while starting:\n%s", self._log_name, await self.last_words(lease))
-            raise refusal(
+            raise Refusal(
                 "Your server ended while it was starting. Try 'Start without my packages' on the start page; "
                 "if it happens again, tell the course's admins.",
                 "died",
@@ -262,7 +264,7 @@ class GPUSpawnerMixin(Spawner):
         try:
             return options.from_form(form)
         except options.OptionsError as error:
-            raise refusal(str(error), "options", 400) from error
+            raise Refusal(str(error), "options", 400) from error
 
     def options_from_query(self, query: dict[str, list[str]]) -> dict[str, str]:
         """Check options in the address, such as ``?opt-gpu=none``."""
@@ -280,19 +282,6 @@ class GPUSpawnerMixin(Spawner):
         if host is None:
             raise HostError(f"{lease.server} is not among the servers in the settings.")
         return host
-
-
-def refusal(message: str, reason: str, status_code: int, *, message_html: str = "") -> SpawnException:
-    """Return the error that tells a student why a start came to nothing.
-
-    Parameters
-    ----------
-    reason
-        One word for the metric of failed starts.
-    message_html
-        The same with links; when left out, the message. (Without one, JupyterHub shows the exception's name.)
-    """
-    return SpawnException(message, reason=reason, message_html=message_html or escape(message), status_code=status_code)
 
 
 def _ending(error: BaseException) -> str:

@@ -13,8 +13,9 @@ from jupyterhub.spawner import SimpleLocalProcessSpawner
 from traitlets import Unicode
 
 from idl_hub.gpus.leases import Phase
-from idl_hub.spawners.gpu import GPUSpawnerMixin, refusal
+from idl_hub.spawners.gpu import GPUSpawnerMixin
 from idl_hub.spawners.host import HostError, Unit
+from idl_hub.spawners.refusal import Refusal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -108,7 +109,7 @@ class GPUProcessSpawner(GPUSpawnerMixin, SimpleLocalProcessSpawner):
         try:
             address: tuple[str, int] = await SimpleLocalProcessSpawner.start(self)
         except OSError as error:
-            raise refusal(
+            raise Refusal(
                 f"Your server could not be started: {error}. Tell whoever runs this trial.", "process", 500
             ) from error
         await self.runtime.leases.advance(lease.id, Phase.CREATING, str(self.pid))
