@@ -114,7 +114,10 @@ def _spawner(c: Any, settings: Settings) -> None:
     else:
         c.JupyterHub.spawner_class = GPUProcessSpawner
         python = str(wanted.student_python or "python3")
-        c.GPUProcessSpawner.cmd = [python, "-m", "jupyterhub.singleuser"]
+        # Jupyter refuses to run as root unless told: in a trial it has the hub's own user, whoever that is.
+        as_root = ["--allow-root"] if os.geteuid() == 0 else []
+        c.GPUProcessSpawner.cmd = [python, "-m", "jupyterhub.singleuser", *as_root]
+        c.GPUProcessSpawner.first_files = str(wanted.first_files or "")
         c.GPUProcessSpawner.home_dir_template = str(settings.hub.state_directory / "homes" / "{username}")
         c.GPUProcessSpawner.simulator_state = simulator_state
         library = settings.gpus.simulator_library

@@ -169,6 +169,11 @@ class SpawnerSettings(_Section):
     environment: dict[str, str] = Field(
         default_factory=dict, description="Further environment variables of students' servers; no secrets."
     )
+    first_files: Path | None = Field(
+        None,
+        description="Folder whose notebooks lie in a student's home from the first start; for kind `process`, "
+        "since images bring their own.",
+    )
     student_python: Path | None = Field(
         None, description="Python with JupyterLab and TensorFlow for kind `process`; else the hub's own."
     )

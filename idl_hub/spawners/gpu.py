@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import aiohttp
 from jupyterhub.spawner import Spawner
 from jupyterhub.utils import url_path_join
+from traitlets import default
 
 from idl_hub.gpus.leases import Lease, Phase, new_lease_id
 from idl_hub.gpus.placement import NoGPU
@@ -246,6 +247,11 @@ class GPUSpawnerMixin(Spawner):
         if self.runtime.settings.trial:
             env["IDLHUB_TRIAL_EXERCISE"] = "1"
         return env
+
+    @default("apply_user_options")
+    def _options_are_read_at_start(self) -> Any:
+        # Without a function here JupyterHub warns that nobody reads the options; `_wanted` does.
+        return lambda _spawner, _options: None
 
     # -- what the student may choose ----------------------------------------------------------------------
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import os
+import shutil
 import signal
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psutil
@@ -103,6 +104,8 @@ class GPUProcessSpawner(GPUSpawnerMixin, SimpleLocalProcessSpawner):
         "", config=True, help="Folder of the stand-in libnvidia-ml.so.1; empty with real cards."
     )
 
+    first_files = Unicode("", config=True, help="Folder whose files lie in a home from its first start; empty: none.")
+
     async def launch(self, lease: Lease) -> tuple[str, int]:
         """Start the process."""
         self.say(30, "Starting a process; this trial isolates nobody")
@@ -133,7 +136,12 @@ class GPUProcessSpawner(GPUSpawnerMixin, SimpleLocalProcessSpawner):
 
     def user_env(self, env: dict[str, Any]) -> dict[str, Any]:
         """Give the session a home below the state directory, readable by the hub's user alone."""
-        os.makedirs(self.home_dir, mode=0o700, exist_ok=True)  # noqa: PTH103 - also sets the mode of the last part
+        home = Path(self.home_dir)
+        home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if self.first_files:
+            for file in Path(self.first_files).glob("*.ipynb"):
+                if not (home / file.name).exists():
+                    shutil.copy(file, home)
         changed: dict[str, Any] = super().user_env(env)
         return changed
 
