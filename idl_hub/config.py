@@ -66,6 +66,7 @@ def _pages(c: Any, settings: Settings) -> None:
         "trial": settings.trial,
         "simulated": bool(settings.gpus.simulated),
         "isolated": settings.spawner.kind != "process",
+        "demo_students": settings.login.demo_students if settings.login.kind == "demo" else 0,
     }
 
 
