@@ -182,7 +182,8 @@ class Nvml:
     server
         The name that readings carry.
     library
-        A stand-in to load in place of the driver's ``libnvidia-ml.so.1``.
+        The simulator's library, to load in place of the driver's ``libnvidia-ml.so.1``. One process has
+        one NVML: it must be loaded before anything else loads the driver's.
     clock, monotonic
         Where the time comes from.
     """
@@ -276,13 +277,11 @@ class Nvml:
     def _load(self) -> None:
         if self._library is not None:
             # Once loaded, it is what glibc finds under its SONAME, by which nvidia-ml-py asks.
-            ours = ctypes.CDLL(os.fspath(self._library), mode=ctypes.RTLD_GLOBAL)
-            pynvml._LoadNvmlLibrary()
-            if pynvml.nvmlLib._handle != ours._handle:
-                raise OSError("this process loaded another libnvidia-ml.so.1 before")
-        else:
-            pynvml._LoadNvmlLibrary()
+            ctypes.CDLL(os.fspath(self._library), mode=ctypes.RTLD_GLOBAL)
+        pynvml._LoadNvmlLibrary()
         self._simulated = hasattr(pynvml.nvmlLib, "idlhub_simulator_version")
+        if self._library is not None and not self._simulated:
+            raise OSError("this process uses another libnvidia-ml.so.1 already")
 
     def _fail(self, health: Health) -> None:
         if self._simulated and health.state is HealthState.DRIVER_NOT_LOADED:

@@ -145,7 +145,8 @@ class Sampler:
         self._stopping.set()
         with self._done:
             self._done.notify_all()
-        self._thread.join(timeout)
+        if self._thread.ident is not None:
+            self._thread.join(timeout)
         workers = [reader.worker for reader in self._readers]
         if self._opener is not None:
             workers.append(self._opener)

@@ -78,20 +78,26 @@ static uint64_t now_milliseconds(void)
     return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
 }
 
-/* Copies a consistent piece of the state. A writer that died halfway is waited for 100 ms. */
+/* Copies a consistent piece of the state. A writer that died halfway is waited for once, 20 ms. */
 static void read_state(void *copy, const void *piece, size_t size)
 {
+    static _Atomic uint32_t given_up;
     const struct idlhub_state *current = state;
-    for (int attempt = 0; attempt < 100; attempt++) {
-        uint32_t before = atomic_load_explicit(&current->sequence, memory_order_acquire);
+    uint32_t before = 0;
+    for (int attempt = 0; attempt < 20; attempt++) {
+        before = atomic_load_explicit(&current->sequence, memory_order_acquire);
         if (before % 2 == 0) {
             memcpy(copy, piece, size);
             atomic_thread_fence(memory_order_acquire);
             if (atomic_load_explicit(&current->sequence, memory_order_relaxed) == before)
                 return;
+        } else if (before == given_up) {
+            break;
         }
         sleep_milliseconds(1);
     }
+    if (before % 2)
+        given_up = before;
     memcpy(copy, piece, size);
 }
 
