@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from jupyterhub.app import JupyterHub
 
 from idl_hub.db import Database
+from idl_hub.db.accounts import NAME_PATTERN
 from idl_hub.gpus.leases import Leases
 from idl_hub.login import AccountNamesMixin, DemoAuthenticator
 from idl_hub.people import GROUPS, ROLES, demo_people
@@ -27,6 +28,7 @@ log = logging.getLogger("idl_hub")
 _WEB = Path(__file__).parent / "web"
 _HOME_IN_CONTAINER = "/home/student"
 _HTTP_TIMEOUT_SECONDS = 60
+_SHORTEST_PASSWORD = 8
 
 
 def configure(c: Any, settings: Settings) -> None:
@@ -46,9 +48,9 @@ def configure(c: Any, settings: Settings) -> None:
 def _hub(c: Any, settings: Settings) -> None:
     hub = settings.hub
     state = hub.state_directory
-    c.JupyterHub.bind_url = f"http://{hub.public_address}:{hub.public_port}"
-    c.JupyterHub.hub_bind_url = f"http://{hub.internal_address}:{hub.internal_port}"
-    c.JupyterHub.hub_connect_url = f"http://{hub.internal_address}:{hub.internal_port}"
+    c.JupyterHub.bind_url = _url(hub.public_address, hub.public_port)
+    c.JupyterHub.hub_bind_url = _url(hub.internal_address, hub.internal_port)
+    c.JupyterHub.hub_connect_url = _url(hub.internal_address, hub.internal_port)
     c.JupyterHub.db_url = _secret(hub.hub_database_url) or f"sqlite:///{state}/jupyterhub.sqlite"
     c.JupyterHub.upgrade_db = True
     c.JupyterHub.cookie_secret_file = str(state / "cookie_secret")
@@ -73,6 +75,7 @@ def _pages(c: Any, settings: Settings) -> None:
 def _people(c: Any, settings: Settings) -> None:
     c.JupyterHub.load_groups = {group: {"users": []} for group in GROUPS}
     c.JupyterHub.load_roles = list(ROLES)
+    c.Authenticator.username_pattern = NAME_PATTERN
     if settings.login.kind == "demo":
         people = demo_people(settings.login.demo_students)
         c.JupyterHub.load_groups = {group: {"users": names} for group, names in people.items()}
@@ -86,9 +89,15 @@ def _demo_password(settings: Settings) -> str:
     if file is None:
         raise SettingsError("login.demo_password_file is missing; the demo login needs a file with its password")
     try:
-        return file.read_text(encoding="utf-8").strip()
+        password = file.read_text(encoding="utf-8").strip()
     except OSError as error:
         raise SettingsError(f"login.demo_password_file is {str(file)!r}; it cannot be read: {error}") from error
+    if len(password) < _SHORTEST_PASSWORD:
+        raise SettingsError(
+            f"login.demo_password_file is {str(file)!r}; "
+            f"the password in it has {len(password)} characters; allowed: at least {_SHORTEST_PASSWORD}"
+        )
+    return password
 
 
 def _spawner(c: Any, settings: Settings) -> None:
@@ -163,6 +172,10 @@ def _hosts(settings: Settings) -> dict[str, Host]:
         stop_timeout_seconds=wanted.stop_timeout_seconds,
     )
     return {name: engine}
+
+
+def _url(address: str, port: int) -> str:
+    return f"http://[{address}]:{port}" if ":" in address else f"http://{address}:{port}"
 
 
 def _secret(value: Any) -> str | None:

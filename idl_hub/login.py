@@ -8,7 +8,7 @@ from jupyterhub.auth import Authenticator
 from jupyterhub.authenticators.shared import SharedPasswordAuthenticator
 from tornado import web
 
-from idl_hub.db.accounts import NAME_PATTERN, AccountError
+from idl_hub.db.accounts import AccountError
 
 if TYPE_CHECKING:
     from idl_hub.db.accounts import Accounts
@@ -21,8 +21,6 @@ class AccountNamesMixin(Authenticator):
     """Set once, by the hub's configuration, before the first login."""
     provider: ClassVar[str]
     """Name of the login provider in the table of accounts."""
-
-    username_pattern = NAME_PATTERN
 
     def normalize_username(self, username: str) -> str:
         """Leave the name alone: the account's mapping is the one place where names change."""

@@ -102,7 +102,7 @@ class GPUDockerSpawner(GPUSpawnerMixin, DockerSpawner):
             await self._have_image()
             created = await self.create_object()
             self.object_id = created[self.object_id_key]
-            await self.runtime.leases.advance(lease.id, Phase.CREATING, self.object_id)
+            await self.advance(lease, Phase.CREATING, self.object_id)
             self.say(40, "Your container is made; starting it")
             await self.start_object()
             if self.post_start_cmd:
@@ -126,7 +126,9 @@ class GPUDockerSpawner(GPUSpawnerMixin, DockerSpawner):
             await self.docker("inspect_image", self.image)
         except ImageNotFound:
             self.say(22, f"The image {self.image} is not on this server yet; fetching it, which can take minutes")
-        await self.pull_image(self.image)
+        # One pull serves all who wait for it, and leaves the engine's other threads to everybody else.
+        async with self.engine.pulling(self.image):
+            await self.pull_image(self.image)
         self.say(30, "The image is there; making your container")
 
     def _refused(self, error: APIError) -> Refusal:

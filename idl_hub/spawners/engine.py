@@ -58,6 +58,7 @@ class Engine:
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix=f"engine-{name}")
         self._connecting = threading.Lock()
         self._client: Any = None
+        self._pulling: dict[str, asyncio.Lock] = {}
         self._under_way: dict[str, set[asyncio.Future[Any]]] = {}
 
     @property
@@ -125,6 +126,10 @@ class Engine:
         calls.discard(future)
         if not calls:
             self._under_way.pop(lease_id, None)
+
+    def pulling(self, image: str) -> asyncio.Lock:
+        """Return the lock under which this image is pulled."""
+        return self._pulling.setdefault(image, asyncio.Lock())
 
     async def settle(self, lease_id: str) -> None:
         """Wait until no call made for this lease is under way."""

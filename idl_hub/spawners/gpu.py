@@ -12,7 +12,7 @@ from jupyterhub.spawner import Spawner
 from jupyterhub.utils import url_path_join
 from traitlets import default
 
-from idl_hub.gpus.leases import Lease, Phase, new_lease_id
+from idl_hub.gpus.leases import Lease, Phase
 from idl_hub.gpus.placement import NoGPU
 from idl_hub.spawners import options
 from idl_hub.spawners.host import HostError
@@ -62,15 +62,13 @@ class GPUSpawnerMixin(Spawner):
     async def start(self) -> tuple[str, int]:
         """Reserve a place, launch the server there, and return when it answers."""
         self._progress = progress = Progress()
-        lease_id = new_lease_id()
-        self.runtime.keeper.take_in_hand(lease_id)
         lease: Lease | None = None
         try:
-            lease = self.lease = await self._reserve(lease_id)
+            lease = self.lease = await self._reserve()
             address = await self.launch(lease)
             progress.say(60, "JupyterLab is starting")
             await self._wait_until_answering(lease, address)
-            await self.runtime.leases.advance(lease.id, Phase.RUNNING)
+            await self.advance(lease, Phase.RUNNING)
         except BaseException as error:
             self.lease = None
             if lease is not None:
@@ -84,24 +82,25 @@ class GPUSpawnerMixin(Spawner):
         progress.close()
         return address
 
-    async def _reserve(self, lease_id: str) -> Lease:
+    async def advance(self, lease: Lease, phase: Phase, container_id: str | None = None) -> None:
+        """Note how far the start is; raise when somebody ended the lease meanwhile, so that nothing starts for it."""
+        if not await self.runtime.leases.advance(lease.id, phase, container_id):
+            raise Refusal(
+                "Your server was stopped while it was starting. Start it again when you like.", "stopped", 409
+            )
+
+    async def _reserve(self) -> Lease:
         """Return a committed lease, or raise `Refusal` with what the student should know."""
         wanted = self._wanted()
         self.say(5, "Looking for a free GPU" if wanted.gpu_count else "Looking for a place without GPU")
         grace_seconds = self.runtime.settings.spawner.restart_grace_seconds
         if not await self.runtime.ready(grace_seconds):
-            raise Refusal(
-                "No server for students answers right now. Nothing of yours is lost. "
-                "Try again in a few minutes; if it stays so, tell the course's admins.",
-                "no_server",
-                503,
-            )
+            raise self._no_server()
         if not await self.runtime.keeper.cleaned(self.user.name, self.name, _OWN_CLEANUP_SECONDS):
             raise Refusal("Your earlier server is still being stopped. Try again in a minute.", "still_stopping", 409)
-        found = await self.runtime.reserve(lease_id, self.user.name, self.name, wanted.gpu_count)
+        found = await self.runtime.reserve(self.user.name, self.name, wanted.gpu_count)
         if isinstance(found, NoGPU):
-            self.runtime.keeper.let_go(lease_id)
-            raise self.no_gpu(found)
+            raise self.no_gpu(found) if wanted.gpu_count else self._no_server()
         for gpu in found.gpus:
             simulated = " (simulated)" if self.runtime.fleet.simulated else ""
             self.say(15, f"GPU {gpu.index} of {found.server} is yours: {gpu.name}{simulated}: {found.reason}")
@@ -122,6 +121,14 @@ class GPUSpawnerMixin(Spawner):
         without = url_path_join(self.hub.base_url, "spawn", self.user.escaped_name) + "?opt-gpu=none"
         link = f'<a class="alert-link" href="{escape(without)}">Start without a GPU</a>'
         return Refusal(message, "queued", 409, message_html=f"{escape(message)} {link}")
+
+    def _no_server(self) -> Refusal:
+        return Refusal(
+            "No server for students answers right now. Nothing of yours is lost. "
+            "Try again in a few minutes; if it stays so, tell the course's admins.",
+            "no_server",
+            503,
+        )
 
     def _host_failed(self, error: HostError) -> Refusal:
         return Refusal(

@@ -44,7 +44,7 @@ class LocalProcesses:
     def _units(self) -> tuple[Unit, ...]:
         found = {}
         for process, env in _labelled():
-            gpus = env.get("NVIDIA_VISIBLE_DEVICES", "void")
+            gpus = env.get("NVIDIA_VISIBLE_DEVICES") or "void"
             found[env["IDLHUB_LEASE"]] = Unit(
                 id=str(process.pid),
                 lease_id=env["IDLHUB_LEASE"],
@@ -115,7 +115,7 @@ class GPUProcessSpawner(GPUSpawnerMixin, SimpleLocalProcessSpawner):
             raise Refusal(
                 f"Your server could not be started: {error}. Tell whoever runs this trial.", "process", 500
             ) from error
-        await self.runtime.leases.advance(lease.id, Phase.CREATING, str(self.pid))
+        await self.advance(lease, Phase.CREATING, str(self.pid))
         return address
 
     async def is_running(self, lease: Lease) -> bool:

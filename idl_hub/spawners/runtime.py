@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from idl_hub.db.accounts import Accounts
 from idl_hub.gpus.fleet import Fleet
-from idl_hub.gpus.leases import Lease, Leases
+from idl_hub.gpus.leases import Lease, Leases, new_lease_id
 from idl_hub.gpus.nvml import Nvml
 from idl_hub.gpus.placement import Choice, NoGPU, Rules
 from idl_hub.gpus.sampler import Sampler
@@ -94,29 +94,36 @@ class Runtime:
         leased = {gpu.uuid: lease.holder for lease in await self.leases.live() for gpu in lease.gpus}
         return self.keeper.strangers | leased
 
-    async def reserve(self, lease_id: str, user: str, server_name: str, gpu_count: int) -> Lease | NoGPU:
-        """Reserve a place; when the caller is cancelled, what was reserved is given back."""
+    async def reserve(self, user: str, server_name: str, gpu_count: int) -> Lease | NoGPU:
+        """Reserve a place; when the caller is cancelled, what was reserved is given back.
+
+        The lease is in the caller's hand until `Keeper.claim` or `Keeper.give_back_soon`.
+        """
 
         def choose(holders: Mapping[str, str]) -> Choice | NoGPU:
             return self.fleet.choose({**self.keeper.strangers, **holders}, gpu_count, self.keeper.listed_hosts)
 
+        lease_id = new_lease_id()
+        self.keeper.take_in_hand(lease_id)
         acquiring = asyncio.create_task(self.leases.acquire(lease_id, user, server_name, choose))
         try:
-            return await asyncio.shield(acquiring)
+            found = await asyncio.shield(acquiring)
         except asyncio.CancelledError:
             acquiring.add_done_callback(lambda task: self._undo(lease_id, task))
             raise
-        except Exception:
+        except BaseException:
             self.keeper.let_go(lease_id)
             raise
+        if isinstance(found, NoGPU):
+            self.keeper.let_go(lease_id)
+        return found
 
     def _undo(self, lease_id: str, acquiring: asyncio.Task[Lease | NoGPU]) -> None:
-        if acquiring.cancelled() or acquiring.exception() or isinstance(acquiring.result(), NoGPU):
-            self.keeper.let_go(lease_id)
+        found = None if acquiring.cancelled() or acquiring.exception() else acquiring.result()
+        if isinstance(found, Lease):
+            self.keeper.give_back_soon(found, "its start was cancelled")
         else:
-            lease = acquiring.result()
-            assert isinstance(lease, Lease)  # noqa: S101 - narrows the type after the test above
-            self.keeper.give_back_soon(lease, "its start was cancelled")
+            self.keeper.let_go(lease_id)
 
     def lease_at_start(self, lease_id: str) -> Lease | None:
         """Return a lease that was live when this hub started, and note that its server is known."""
