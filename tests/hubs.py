@@ -226,6 +226,11 @@ class Hub:
         self._hub.kill()
         self._hub.wait(10)
 
+    def wait_dead(self, seconds: float) -> None:
+        """Return when the hub has ended by itself, or fail."""
+        assert self._hub is not None
+        self._hub.wait(seconds)
+
     @property
     def pid(self) -> int:
         """The hub's process id."""
