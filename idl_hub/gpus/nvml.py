@@ -159,8 +159,9 @@ class Device:
         return tuple(Process(pid, used, self._process_names[pid]) for pid, used in found.items())
 
     def _process_name(self, pid: int) -> str | None:
-        if pid in self._process_names:
-            return self._process_names[pid]
+        known = self._process_names.get(pid)
+        if known is not None:  # one without a name may have only just begun
+            return known
         try:
             return str(pynvml.nvmlSystemGetProcessName(pid))
         except (pynvml.NVMLError, UnicodeDecodeError):  # gone, not ours to see, or named to annoy

@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -79,12 +80,21 @@ def test_processes_come_with_memory_and_name_also_those_that_are_not_here(nvml: 
 def test_a_process_named_in_broken_unicode_does_no_harm(nvml: Nvml, simulator: Simulator) -> None:
     with subprocess.Popen([b"\xff\xfe\xff", b"60"], executable="/bin/sleep") as hostile:
         try:
+            wait_until_named(hostile.pid)
             simulator.set(0, processes=[SimulatedProcess(hostile.pid, GIB)])
             reading = nvml.read()
         finally:
             hostile.kill()
     assert [(process.pid, process.name) for process in reading.gpus[0].processes or ()] == [(hostile.pid, None)]
     assert states(reading) == ["ok"] * 8
+
+
+def wait_until_named(pid: int) -> None:
+    """Wait until the process has become the program that it was started for."""
+    end = time.monotonic() + 10
+    while not Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"\xff"):
+        assert time.monotonic() < end, "the process never came to life"
+        time.sleep(0.005)
 
 
 def test_what_is_not_supported_is_none_and_no_illness(nvml: Nvml, simulator: Simulator) -> None:
@@ -149,6 +159,18 @@ def test_gpus_that_the_driver_no_longer_lists_are_reported_lost(nvml: Nvml, simu
     nvml.close()  # a new start of NVML counts six
     assert states(nvml.read()) == ["ok"] * 6 + ["lost"] * 2
     assert [gpu.uuid for gpu in nvml.read().gpus] == uuids
+
+
+def test_a_mute_gpu_is_not_taken_for_one_that_only_changed_its_number(
+    nvml: Nvml, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uuids = [gpu.uuid or "" for gpu in nvml.read().gpus]
+    nvml.close()
+    monkeypatch.setenv("NVIDIA_VISIBLE_DEVICES", ",".join(uuids[:2] + uuids[3:]))  # GPU 2 is gone, later ones move up
+    simulator.set(4, fault=Fault.lost())  # is now number 3, as the sound GPU before it was
+    reading = nvml.read()
+    assert {gpu.uuid for gpu in reading.gpus} == {None, *uuids}
+    assert {gpu.uuid for gpu in reading.gpus if not gpu.health.ok} == {None, uuids[2], uuids[4]}
 
 
 def test_a_driver_that_is_not_loaded_is_a_state_and_is_found_once_it_is(

@@ -72,6 +72,54 @@ def test_structures_have_the_sizes_that_nvidia_ml_py_uses() -> None:
     assert {record: ctypes.sizeof(record) for record in sizes} == sizes
 
 
+WRITER_AND_READER = """
+#include "session.h"
+static struct idlhub_state shared;
+static atomic_bool over;
+static void *write_on(void *unused)
+{
+    for (uint32_t change = 1; !over; change++) {
+        atomic_fetch_add(&shared.sequence, 1);
+        for (int at = 0; at < IDLHUB_MAX_PROCESSES; at++)
+            *(volatile uint32_t *)&shared.gpus[0].processes[at].pid = change;
+        atomic_fetch_add(&shared.sequence, 1);
+        for (volatile int pause = 0; pause < 300; pause++) {}
+    }
+    return unused;
+}
+int main(void)
+{
+    pthread_t writer;
+    struct idlhub_gpu copy;
+    int torn = 0, changes = 0;
+    uint32_t last = 0;
+    state = &shared;
+    pthread_create(&writer, NULL, write_on, NULL);
+    uint64_t end = now_milliseconds() + 1000;
+    while (now_milliseconds() < end) {
+        read_state(&copy, &shared.gpus[0], sizeof copy);
+        for (int at = 1; at < IDLHUB_MAX_PROCESSES; at++)
+            torn += copy.processes[at].pid != copy.processes[0].pid;
+        changes += copy.processes[0].pid != last;
+        last = copy.processes[0].pid;
+    }
+    over = true;
+    pthread_join(writer, NULL);
+    return torn ? 1 : changes < 10 ? 2 : 0;
+}
+"""
+
+
+def test_a_reader_never_sees_half_a_change(tmp_path: Path) -> None:
+    source = tmp_path / "stress.c"
+    source.write_text(WRITER_AND_READER)
+    compiled = tmp_path / "stress"
+    subprocess.run(
+        ["cc", "-std=gnu11", "-O2", "-pthread", f"-I{SOURCES}", "-o", compiled, source], check=True, timeout=60
+    )
+    assert subprocess.run([compiled], timeout=60).returncode == 0, "1: half a change was seen; 2: no change was seen"
+
+
 def test_the_compile_line_in_the_source_works_without_a_warning(tmp_path: Path) -> None:
     line = re.search(r"^ \* +(cc .*)$", (SOURCES / "nvml.c").read_text(), re.MULTILINE)
     assert line is not None

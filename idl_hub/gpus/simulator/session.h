@@ -78,13 +78,13 @@ static uint64_t now_milliseconds(void)
     return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
 }
 
-/* Copies a consistent piece of the state. A writer that died halfway is waited for once, 20 ms. */
+/* Copies a consistent piece of the state. A writer that died halfway is waited for once, for a quarter second. */
 static void read_state(void *copy, const void *piece, size_t size)
 {
     static _Atomic uint32_t given_up;
     const struct idlhub_state *current = state;
     uint32_t before = 0;
-    for (int attempt = 0; attempt < 20; attempt++) {
+    for (int attempt = 0; attempt < 250; attempt++) {
         before = atomic_load_explicit(&current->sequence, memory_order_acquire);
         if (before % 2 == 0) {
             memcpy(copy, piece, size);
