@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from idl_hub.db.accounts import Accounts
 from idl_hub.gpus.fleet import Fleet
-from idl_hub.gpus.leases import Lease, Leases, new_lease_id
+from idl_hub.gpus.leases import Lease, Leases, Phase
 from idl_hub.gpus.nvml import Nvml
 from idl_hub.gpus.placement import Choice, NoGPU, Rules
 from idl_hub.gpus.sampler import Sampler
@@ -126,8 +126,12 @@ class Runtime:
             self.keeper.let_go(lease_id)
 
     def lease_at_start(self, lease_id: str) -> Lease | None:
-        """Return a lease that was live when this hub started, and note that its server is known."""
+        """Return a lease whose server ran when this hub started, and note that its server is known.
+
+        One whose stop was cut off is none: the keeper ends it, and the hub should not show it meanwhile.
+        """
         lease = self._at_start.get(lease_id)
-        if lease is not None:
-            self.keeper.claim(lease_id)
+        if lease is None or lease.phase is not Phase.RUNNING:
+            return None
+        self.keeper.claim(lease_id)
         return lease
