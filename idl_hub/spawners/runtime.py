@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from idl_hub.db.accounts import Accounts
 from idl_hub.gpus.fleet import Fleet
-from idl_hub.gpus.leases import Lease, Leases, Phase
+from idl_hub.gpus.leases import Lease, Leases, Phase, new_lease_id
 from idl_hub.gpus.nvml import Nvml
 from idl_hub.gpus.placement import Choice, NoGPU, Rules
 from idl_hub.gpus.sampler import Sampler
