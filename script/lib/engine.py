@@ -8,7 +8,6 @@ import os
 import pwd
 import shlex
 import shutil
-import subprocess
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,6 +79,7 @@ def ensure_engine(step: Step, places: Places) -> None:
         _start(step, places)
         reply = ask_engine()
     if reply.answer is Answer.FORBIDDEN:
+        step.note = "runs, but you are not in the group of its socket"
         raise NeedsGroupError(reply.text)
     if reply.answer is Answer.SILENT:
         raise EngineUnavailableError(reply.text)
@@ -165,24 +165,26 @@ def rerun_in_group(command: list[str]) -> NoReturn:
     SetupError
         When the group cannot be had.
     """
-    user = pwd.getpwuid(os.getuid()).pw_name
-    group = grp.getgrgid(SOCKET.stat().st_gid)
-    remedy = (
-        f"Run as root would: sudo usermod -aG {group.gr_name} {user}  (this makes {user} as mighty as root), "
-        "log out and in again, and run this once more. Or start without Docker: script/server --no-docker."
+    user, group = pwd.getpwuid(os.getuid()), grp.getgrgid(SOCKET.stat().st_gid)
+    refusal = SetupError(
+        f"The Docker engine runs, but {user.pw_name} has no permission on its socket {SOCKET}.",
+        f"Have root run: usermod -aG {group.gr_name} {user.pw_name}  (which makes {user.pw_name} as mighty as root), "
+        "log out and in again, and run this once more. Or start without Docker: script/server --no-docker.",
     )
-    refusal = SetupError(f"The Docker engine runs, but {user} has no permission on its socket {SOCKET}.", remedy)
     if os.environ.get("IDLHUB_BORROWED_GROUP"):
         raise refusal
     environment = {**os.environ, "IDLHUB_BORROWED_GROUP": group.gr_name}
-    if user in group.gr_mem and shutil.which("sg"):
-        os.execvpe("sg", ["sg", group.gr_name, "-c", shlex.join(command)], environment)  # noqa: S606
-    prefix = ["sudo", "--preserve-env", "-u", user, "-g", group.gr_name, "--"]
+    if user.pw_name in group.gr_mem and shutil.which("sg"):
+        # The second sg makes the user's own group the first one again: newuidmap insists on that.
+        inner = shlex.join(["sg", grp.getgrgid(user.pw_gid).gr_name, "-c", shlex.join(command)])
+        os.execvpe("sg", ["sg", group.gr_name, "-c", inner], environment)  # noqa: S606
     try:
         as_root(["true"])
     except SetupError:
         raise refusal from None
-    if subprocess.run([*prefix, "true"], check=False, capture_output=True, timeout=30).returncode != 0:
-        raise refusal
-    keep_path = ["env", f"PATH={environment.get('PATH', '')}", f"HOME={environment.get('HOME', '/')}"]
-    os.execvpe("sudo", [*prefix, *keep_path, *command], environment)  # noqa: S606
+    groups = ",".join(map(str, {*os.getgroups(), user.pw_gid, group.gr_gid}))
+    identity = [f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", f"--groups={groups}"]
+    # sudo sets these to root's, whatever is preserved.
+    kept = [f"{name}={environment[name]}" for name in ("PATH", "HOME", "USER", "LOGNAME") if name in environment]
+    prefix = ["sudo", "--preserve-env", "setpriv", *identity, "env", *kept]
+    os.execvpe("sudo", [*prefix, *command], environment)  # noqa: S606

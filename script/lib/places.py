@@ -26,7 +26,7 @@ class Places:
     @property
     def student_venv(self) -> Path:
         """The students' virtual environment where their servers are processes, not containers."""
-        return self.root / ".venv-student"
+        return self.tools / "student-venv"
 
     @property
     def requirements(self) -> Path:

@@ -5,9 +5,14 @@ from __future__ import annotations
 import re
 import socket
 import time
+from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from script.lib.console import SetupError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _LISTENING = "0A"
 
@@ -41,16 +46,20 @@ def _fault(address: str, port: int) -> str | None:
 
 def holder(port: int) -> str:
     """Return text such as ", process 123 (nginx) has it", or nothing when that cannot be seen."""
-    inodes = set(_listening_inodes(port))
+    wanted = {f"socket:[{inode}]" for inode in _listening_inodes(port)}
     for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            targets = {str(link.readlink()) for link in (folder / "fd").iterdir()}
-            name = (folder / "comm").read_text().strip()
-        except OSError:
-            continue
-        if any(f"socket:[{inode}]" in targets for inode in inodes):
-            return f", process {folder.name} ({name}) has it"
+        if wanted & set(_open_files(folder)):
+            with suppress(OSError):
+                return f", process {folder.name} ({(folder / 'comm').read_text().strip()}) has it"
     return ""
+
+
+def _open_files(process: Path) -> Iterator[str]:
+    """Yield what a process has open, as far as this user may see it; files close while we look."""
+    with suppress(OSError):
+        for link in (process / "fd").iterdir():
+            with suppress(OSError):
+                yield str(link.readlink())
 
 
 def _listening_inodes(port: int) -> list[str]:

@@ -94,7 +94,7 @@ def _again_in_group(console: Console, needed: NeedsGroupError) -> int:
     console.line(f"The engine does not let you in yet ({needed}).")
     console.line("Continuing with the group of its socket, for this run only:")
     try:
-        rerun_in_group([sys.executable, "-P", "-m", "script.lib.server", *sys.argv[1:]])
+        rerun_in_group([str(ROOT / "script" / "server"), *sys.argv[1:]])
     except SetupError as error:
         console.line(error.text())
         return 1

@@ -77,7 +77,7 @@ def main() -> int:
     except NeedsGroupError as needed:
         console.line(f"The engine does not let you in yet ({needed}); continuing with the group of its socket.")
         try:
-            rerun_in_group([sys.executable, "-P", "-m", "script.lib.test", *sys.argv[1:]])
+            rerun_in_group([str(ROOT / "script" / "test"), *sys.argv[1:]])
         except SetupError as error:
             console.line(error.text())
             return 1
