@@ -34,7 +34,11 @@ NAME_PATTERN = r"^[a-z0-9][a-z0-9_-]{0,31}$"
 _PLAIN = re.compile(r"[a-z0-9][a-z0-9_-]{0,29}")
 _LIKE_HASHED = re.compile(r".*-[0-9a-f]{10}")
 _KEPT_LENGTH = 20
-_LONGEST_LOGIN = 1024
+_LONGEST_LOGIN = 512
+"""In characters; with four bytes each it still fits into a row of a Postgres index."""
+_ALONE = ("\N{KELVIN SIGN}", "\N{GREEK QUESTION MARK}", "\N{GREEK VARIA}")
+"""All that NFC and small letters would turn from something else into ASCII: into a k, a semicolon, a backtick."""
+_ALONE_PATTERN = re.compile(f"([{''.join(_ALONE)}])")
 
 
 class AccountError(ValueError):
@@ -58,21 +62,29 @@ class Account:
 def canonical_login(login: str, *, case_sensitive: bool = False) -> str:
     """Return the one spelling of a login: NFC, without surrounding blanks, in small letters unless they matter.
 
+    Nothing else is made alike: what a provider can tell apart (ß and ss, the long s and s, the Kelvin sign
+    and k) are different people here.
+
     Raises
     ------
     AccountError
-        When nothing is left, it is longer than 1024 characters, or it holds control characters.
+        When nothing is left, it is longer than 512 characters, or it holds control characters.
     """
-    spelled = unicodedata.normalize("NFC", login).strip()
-    if not case_sensitive:
-        spelled = unicodedata.normalize("NFC", spelled.casefold())
+    typed = login.strip()
+    folded = (part if part in _ALONE else _fold(part, case_sensitive) for part in _ALONE_PATTERN.split(typed))
+    spelled = "".join(folded)
     if not spelled:
         raise AccountError("The name is empty. Type the name you were given.")
-    if len(spelled) > _LONGEST_LOGIN:
+    if max(len(typed), len(spelled)) > _LONGEST_LOGIN:
         raise AccountError(f"The name has more than {_LONGEST_LOGIN} characters. Type the name you were given.")
     if any(unicodedata.category(character) in {"Cc", "Cs"} for character in spelled):
         raise AccountError("The name holds characters that cannot be printed. Type it again.")
     return spelled
+
+
+def _fold(text: str, case_sensitive: bool) -> str:
+    composed = unicodedata.normalize("NFC", text)
+    return composed if case_sensitive else unicodedata.normalize("NFC", composed.lower())
 
 
 def hub_name(login: str) -> str:

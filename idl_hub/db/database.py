@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
+import sqlite3
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -15,17 +16,21 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import create_engine, event
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 from sqlalchemy.orm import Session
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from sqlalchemy import Connection, Engine
+    from sqlalchemy import URL, Connection, Engine
 
 Result = TypeVar("Result")
 _HISTORY = Path(__file__).parent / "history"
 _BUSY_TIMEOUT_SECONDS = 20
+_CONNECT_TIMEOUT_SECONDS = 10
+_ATTEMPTS = 10
+_TRY_AGAIN = frozenset({"40001", "40P01"})
+"""Postgres's SQLSTATE for "could not serialize" and "deadlock": somebody was in the way, the same again may succeed."""
 
 
 class DatabaseError(Exception):
@@ -39,11 +44,16 @@ class Database:
     ----------
     url
         SQLAlchemy address. SQLite files are put into WAL mode.
+
+    Raises
+    ------
+    DatabaseError
+        When the address is none, or names a kind of database that is not installed.
     """
 
     def __init__(self, url: str) -> None:
-        self.url = make_url(url)
-        self.engine = _engine(url)
+        self.url = _url(url)
+        self.engine = _engine(self.url)
         # SQLite has one writer anyway; one thread keeps transactions in the order they were asked for.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="idlhub-db")
 
@@ -62,9 +72,10 @@ class Database:
         try:
             with self.engine.connect() as connection:
                 current = MigrationContext.configure(connection).get_current_revision()
-        except OperationalError as error:
+        except (DBAPIError, sqlite3.Error) as error:
+            cause = " ".join(str(getattr(error, "orig", error)).split())
             raise DatabaseError(
-                f"The database {self.url.render_as_string()} does not answer ({error.orig}). "
+                f"The database {self.url.render_as_string()} cannot be read ({cause}). "
                 "Nothing was changed. Check its address, its disk and that the hub may write there."
             ) from error
         if current == newest:
@@ -77,19 +88,42 @@ class Database:
             )
         if current is not None:
             self._keep_copy(current)
-        with self.engine.begin() as connection:
+        with self._connect_for_upgrade() as connection, connection.begin():
             configuration.attributes["connection"] = connection
             alembic.command.upgrade(configuration, "head")
+
+    def _connect_for_upgrade(self) -> Connection:
+        connection = self.engine.connect()
+        if self.url.get_backend_name() == "sqlite":
+            # Changing a table in SQLite means to drop and rename it, which must not touch the rows that point to it.
+            # Inside a transaction the switch does nothing, so it goes past SQLAlchemy, which would begin one.
+            connection.connection.cursor().execute("PRAGMA foreign_keys=OFF")
+            connection.detach()  # closed afterwards, so the switch does not return to the pool
+        return connection
 
     def _keep_copy(self, revision: str) -> None:
         if self.url.get_backend_name() != "sqlite" or not self.url.database:
             return
-        with self.engine.connect() as connection:
-            connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
-        shutil.copy2(self.url.database, f"{self.url.database}.before-{revision}-{int(time.time())}")
+        copy = Path(f"{self.url.database}.before-{revision}-{int(time.time())}")
+        copy.touch(mode=0o600)
+        # SQLite's own way to copy: what still lies in the WAL comes along.
+        with closing(sqlite3.connect(self.url.database)) as source, closing(sqlite3.connect(copy)) as target:
+            source.backup(target)
 
     def transact(self, work: Callable[[Session], Result]) -> Result:
-        """Run `work` in one transaction in this thread: committed when it returns, undone when it raises."""
+        """Run `work` in one transaction in this thread: committed when it returns, undone when it raises.
+
+        On Postgres it is run again when another transaction was in the way, so it should change nothing else.
+        """
+        for _ in range(_ATTEMPTS - 1):
+            try:
+                return self._transact_once(work)
+            except DBAPIError as error:
+                if getattr(error.orig, "sqlstate", None) not in _TRY_AGAIN:
+                    raise
+        return self._transact_once(work)
+
+    def _transact_once(self, work: Callable[[Session], Result]) -> Result:
         with Session(self.engine, expire_on_commit=False) as session, session.begin():
             return work(session)
 
@@ -107,9 +141,36 @@ class Database:
         self.engine.dispose()
 
 
-def _engine(url: str) -> Engine:
-    if make_url(url).get_backend_name() != "sqlite":
-        return create_engine(url, pool_pre_ping=True, isolation_level="SERIALIZABLE")
+def _url(text: str) -> URL:
+    try:
+        url = make_url(text)
+    except (ArgumentError, ValueError):
+        raise DatabaseError(
+            "hub.database_url is no address of a database (it is not shown, since it may hold a password); "
+            "allowed: something like postgresql://idlhub:PASSWORD@server/idlhub. Nothing was changed."
+        ) from None
+    # The driver that our extra `postgres` installs, whatever SQLAlchemy would take by default.
+    return url.set(drivername="postgresql+psycopg") if url.drivername == "postgresql" else url
+
+
+def _engine(url: URL) -> Engine:
+    if url.get_backend_name() == "sqlite":
+        return _sqlite(url)
+    try:
+        return create_engine(
+            url,
+            pool_pre_ping=True,
+            isolation_level="SERIALIZABLE",
+            connect_args={"connect_timeout": _CONNECT_TIMEOUT_SECONDS},
+        )
+    except (ImportError, NoSuchModuleError) as error:
+        raise DatabaseError(
+            f"The database {url.render_as_string()} needs a driver that is not installed ({error}). "
+            "Nothing was changed. For Postgres install idl_hub with its extra: pip install 'idl_hub[postgres]'."
+        ) from error
+
+
+def _sqlite(url: URL) -> Engine:
     engine = create_engine(url, connect_args={"timeout": _BUSY_TIMEOUT_SECONDS, "check_same_thread": False})
 
     @event.listens_for(engine, "connect")

@@ -13,7 +13,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from sqlalchemy import select
-from sqlalchemy.exc import IntegrityError, OperationalError
+from sqlalchemy.exc import IntegrityError
 
 from idl_hub.db.tables import HubRow, LeaseGPURow, LeaseRow
 from idl_hub.gpus.placement import Choice, ChosenGPU, NoGPU
@@ -132,7 +132,7 @@ class Leases:
         for attempt in range(_ATTEMPTS):
             try:
                 return await self._database.run(reserve)
-            except (IntegrityError, OperationalError):
+            except IntegrityError:
                 # Somebody else took the slot between our look and our write; look again.
                 if attempt == _ATTEMPTS - 1:
                     raise
