@@ -70,6 +70,8 @@ class Engine:
         ImageError
             With the cause and the remedy.
         """
+        # First a question whose failure is worded plainly: without an engine, `info --format` trips over itself.
+        self.ask("version", "--format", "{{.Server.Version}}")
         root = self.ask("info", "--format", "{{.DockerRootDir}}") or ""
         # The folder is out of sight when the engine runs elsewhere or the user may not look.
         if not root or not Path(root).is_dir():

@@ -15,7 +15,7 @@ class Remedy:
 
 
 NOT_ALLOWED = Remedy(
-    r"permission denied.*docker\.sock|docker daemon socket.*permission denied",
+    r"permission denied[^\n]*docker (daemon|api)|docker\.sock[^\n]*permission denied",
     "You may not talk to the Docker engine: its socket belongs to the group docker.\n"
     "Join it with `sudo usermod -aG docker $USER` and log in anew, or run this command with sudo.",
 )

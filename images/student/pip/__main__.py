@@ -44,6 +44,9 @@ def watch_what_pip_says(*args: object, **kwargs: object) -> logging.LogRecord:
 
 def main() -> int:
     """Run pip and explain a failure that came from the course's constraints."""
+    # In a virtual environment pip refuses to remove or upgrade what lies outside of it, which is all that a
+    # student owns. For pip this is therefore an ordinary Python with a user's site-packages.
+    sys.base_prefix = sys.prefix
     logging.setLogRecordFactory(watch_what_pip_says)
     code = pip_main()
     if code and blocked:
