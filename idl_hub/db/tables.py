@@ -44,6 +44,13 @@ class LeaseRow(Base):
     reserved_at: Mapped[float] = mapped_column(Float)
     ended_at: Mapped[float | None] = mapped_column(Float)
     ending: Mapped[str | None] = mapped_column(Text)
+    ready_at: Mapped[float | None] = mapped_column(Float)
+    ends_at: Mapped[float | None] = mapped_column(Float)
+    """When the longest allowed session ends; moved by an extension."""
+    warned_at: Mapped[float | None] = mapped_column(Float)
+    """Since when the holder is warned that the idle GPU will be taken back; empty when not warned."""
+    kept_at: Mapped[float | None] = mapped_column(Float)
+    """When "keep it" was used in the present idle period; empty when it can be used."""
     gpus: Mapped[list[LeaseGPURow]] = relationship(
         back_populates="lease", lazy="selectin", order_by="LeaseGPURow.slot_id"
     )
@@ -60,6 +67,10 @@ class LeaseGPURow(Base):
     gpu_name: Mapped[str] = mapped_column(String(255))
     slot: Mapped[int] = mapped_column(Integer)
     released_at: Mapped[float | None] = mapped_column(Float)
+    measured_seconds: Mapped[float] = mapped_column(Float, default=0.0)
+    """How long readings were there while the GPU was held."""
+    busy_seconds: Mapped[float] = mapped_column(Float, default=0.0)
+    """The utilization over that time, summed up: 30 minutes at 50 % are 900 s."""
     lease: Mapped[LeaseRow] = relationship(back_populates="gpus")
     __table_args__ = (
         Index(
@@ -71,3 +82,96 @@ class LeaseGPURow(Base):
             postgresql_where=text("released_at IS NULL"),
         ),
     )
+
+
+class TicketRow(Base):
+    """A place in the line for GPUs. It outlives browsers and hubs; one live ticket for each server of a user."""
+
+    __tablename__ = "ticket"
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    user: Mapped[str] = mapped_column(String(255), index=True)
+    server_name: Mapped[str] = mapped_column(String(255))
+    gpu_count: Mapped[int] = mapped_column(Integer)
+    options: Mapped[str] = mapped_column(Text)
+    """The spawn's user options as JSON: what the server is started with when its turn comes."""
+    state: Mapped[str] = mapped_column(String(16))
+    """waiting, offered (a GPU is reserved, the server starts), ready (to be opened), or how it ended."""
+    created_at: Mapped[float] = mapped_column(Float)
+    place: Mapped[float] = mapped_column(Float)
+    """The line is sorted by this: the time of arrival, or less for who was moved to the front."""
+    moved_by: Mapped[str | None] = mapped_column(String(255))
+    lease_id: Mapped[str | None] = mapped_column(String(32))
+    offered_at: Mapped[float | None] = mapped_column(Float)
+    ready_at: Mapped[float | None] = mapped_column(Float)
+    attempts: Mapped[int] = mapped_column(Integer, default=0)
+    ended_at: Mapped[float | None] = mapped_column(Float)
+    ending: Mapped[str | None] = mapped_column(Text)
+    __table_args__ = (
+        Index(
+            "ticket_one_for_a_server",
+            "user",
+            "server_name",
+            unique=True,
+            sqlite_where=text("ended_at IS NULL"),
+            postgresql_where=text("ended_at IS NULL"),
+        ),
+    )
+
+
+class CommandRow(Base):
+    """Something another process asks of the hub, and what came of it. Only the hub executes."""
+
+    __tablename__ = "command"
+    id: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=True)
+    kind: Mapped[str] = mapped_column(String(32))
+    arguments: Mapped[str] = mapped_column(Text)
+    """JSON."""
+    asked_by: Mapped[str] = mapped_column(String(255))
+    asked_at: Mapped[float] = mapped_column(Float)
+    state: Mapped[str] = mapped_column(String(16), index=True)
+    """asked, done or refused."""
+    result: Mapped[str | None] = mapped_column(Text)
+    """What came of it, in words for who asked."""
+    done_at: Mapped[float | None] = mapped_column(Float)
+
+
+class OutOfServiceRow(Base):
+    """A server or GPU that gets no new sessions until `ended_at`."""
+
+    __tablename__ = "out_of_service"
+    id: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=True)
+    kind: Mapped[str] = mapped_column(String(16))
+    """server or gpu."""
+    target: Mapped[str] = mapped_column(String(255))
+    """A server's name or a GPU's UUID."""
+    reason: Mapped[str] = mapped_column(Text)
+    by: Mapped[str] = mapped_column(String(255))
+    """An admin, or hub for what the hub found sick and an admin must look at."""
+    since: Mapped[float] = mapped_column(Float)
+    ended_at: Mapped[float | None] = mapped_column(Float)
+    ended_by: Mapped[str | None] = mapped_column(String(255))
+    __table_args__ = (
+        Index(
+            "out_of_service_once",
+            "kind",
+            "target",
+            unique=True,
+            sqlite_where=text("ended_at IS NULL"),
+            postgresql_where=text("ended_at IS NULL"),
+        ),
+    )
+
+
+class EventRow(Base):
+    """Something that happened to a person, a server or a GPU, in words: what `idl-hub why` tells."""
+
+    __tablename__ = "event"
+    id: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=True)
+    at: Mapped[float] = mapped_column(Float, index=True)
+    kind: Mapped[str] = mapped_column(String(32))
+    """login, ticket, lease, start, stop, error, notice or admin."""
+    user: Mapped[str | None] = mapped_column(String(255), index=True)
+    server: Mapped[str | None] = mapped_column(String(255))
+    gpu_uuid: Mapped[str | None] = mapped_column(String(64))
+    lease_id: Mapped[str | None] = mapped_column(String(32))
+    text: Mapped[str] = mapped_column(Text)
