@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -59,3 +60,10 @@ def opened(url: str) -> Iterator[Database]:
     with closing(Database(url)) as database:
         database.upgrade()
         yield database
+
+
+async def until(condition: Callable[[], object], seconds: float = 20) -> None:
+    """Wait until something is true that sends no event; raise TimeoutError when it is not in time."""
+    async with asyncio.timeout(seconds):
+        while not condition():  # noqa: ASYNC110
+            await asyncio.sleep(0.005)

@@ -16,7 +16,7 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import create_engine, event
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
+from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModuleError
 from sqlalchemy.orm import Session
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ _HISTORY = Path(__file__).parent / "history"
 _BUSY_TIMEOUT_SECONDS = 20
 _CONNECT_TIMEOUT_SECONDS = 10
 _ATTEMPTS = 10
+_CONFLICTS = 5
 _TRY_AGAIN = frozenset({"40001", "40P01"})
 """Postgres's SQLSTATE for "could not serialize" and "deadlock": somebody was in the way, the same again may succeed."""
 
@@ -135,6 +136,21 @@ class Database:
         loop = asyncio.get_running_loop()
         return await asyncio.shield(loop.run_in_executor(self._thread, self.transact, work))
 
+    async def run_again_on_conflict(self, work: Callable[[Session], Result]) -> Result:
+        """Run `work` as `run` does, and again when another writer took what it wanted to take.
+
+        Raises
+        ------
+        sqlalchemy.exc.IntegrityError
+            When that happened every time.
+        """
+        for _ in range(_CONFLICTS - 1):
+            try:
+                return await self.run(work)
+            except IntegrityError:
+                continue
+        return await self.run(work)
+
     def close(self) -> None:
         """Finish what was begun and let go of the database."""
         self._thread.shutdown(wait=True)
@@ -198,7 +214,7 @@ def _switch_to_wal(cursor: sqlite3.Cursor) -> None:
         try:
             cursor.execute("PRAGMA journal_mode=WAL")
         except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
                 raise
             time.sleep(0.02)
         else:

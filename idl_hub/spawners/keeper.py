@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -79,10 +79,11 @@ class Keeper:
         self._listed = {name: asyncio.Event() for name in hosts}
         self._strangers: dict[str, dict[str, str]] = {name: {} for name in hosts}
         self._in_hand: set[str] = set()
-        self._looks: list[set[str]] = []
+        self._looks: dict[object, set[str]] = {}
         self._claimed: set[str] = set()
-        self._hub_is_up = False
+        self._hub_is_up = asyncio.Event()
         self._cleaning: dict[str, asyncio.Task[None]] = {}
+        self._removing: set[str] = set()
         self._tasks: set[asyncio.Task[Any]] = set()
 
     async def run(self) -> None:
@@ -109,37 +110,62 @@ class Keeper:
                     log.info("%s answers again", name)
                 silent = False
             # Right after a start the hub asks soon again; later the interval is enough.
-            await asyncio.sleep(self._interval_seconds if self._listed[name].is_set() else 0.5)
+            await self._pause(self._interval_seconds if self._listed[name].is_set() else 0.5)
+
+    async def _pause(self, seconds: float) -> None:
+        """Wait; no longer than until JupyterHub is up, for then cut-off starts can be told."""
+        if self._hub_is_up.is_set():
+            await asyncio.sleep(seconds)
+            return
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._hub_is_up.wait(), seconds)
 
     async def look(self, name: str) -> None:
         """Compare one host's leases with what runs there, once, and begin the clean-ups that follow."""
         with self._noting_hands() as touched:
-            leases = [lease for lease in await self.leases.live() if lease.server == name]
+            live = await self.leases.live()
             units = await self.hosts[name].units()
-        claimed = frozenset(self._claimed) if self._hub_is_up else None
+        leases = [lease for lease in live if lease.server == name]
+        claimed = frozenset(self._claimed) if self._hub_is_up.is_set() else None
         # What was in hand at any moment of this look may have changed under it.
         for verdict in verdicts(leases, units, frozenset(touched), claimed):
             log.info("Lease %s ends: %s", verdict.lease_id, verdict.why)
             self.give_back_soon(next(lease for lease in leases if lease.id == verdict.lease_id), verdict.why)
-        await self._judge_strangers(name, units, {lease.id for lease in leases} | touched)
+        # A live lease of any host counts: its server may have been renamed in the settings.
+        unexplained = [unit for unit in units if unit.lease_id not in touched | {lease.id for lease in live}]
+        await self._judge_strangers(name, unexplained)
         self._listed[name].set()
 
-    async def _judge_strangers(self, name: str, units: tuple[Unit, ...], live: set[str]) -> None:
-        """Remove what an ended lease of ours left; remember the GPUs of containers that are none of ours."""
+    async def _judge_strangers(self, name: str, unexplained: list[Unit]) -> None:
+        """Remember the GPUs of running containers that no live lease explains; remove what an ended lease left."""
         strangers: dict[str, str] = {}
-        for unit in units:
-            if unit.lease_id in live:
-                continue
+        for unit in unexplained:
             ours = unit.hub_id == self.hub_id
+            who = "an unknown session of this hub" if ours else "a session of another hub"
             if ours and await self.leases.known(unit.lease_id):
-                log.info("Removing %s, left over from lease %s", unit.id[:12], unit.lease_id)
-                await self.hosts[name].remove(unit.id, unit.lease_id)
-            elif unit.running:
-                who = "an unknown session of this hub" if ours else "a session of another hub"
+                who = "an ended session that is being removed"
+                self._remove_soon(name, unit)
+            if unit.running:
                 strangers |= dict.fromkeys(unit.gpu_uuids, who)
         if strangers != self._strangers[name]:
             log.warning("%s: GPUs held by containers that no lease explains: %s", name, strangers or "none any more")
         self._strangers[name] = strangers
+
+    def _remove_soon(self, name: str, unit: Unit) -> None:
+        """Begin to remove what an ended lease left; its GPUs stay held until a later look finds it gone."""
+        if unit.id in self._removing:
+            return
+        log.info("Removing %s, left over from lease %s", unit.id[:12], unit.lease_id)
+        self._removing.add(unit.id)
+        self._own(self._remove(name, unit))
+
+    async def _remove(self, name: str, unit: Unit) -> None:
+        try:
+            await self.hosts[name].remove(unit.id, unit.lease_id)
+        except HostError as error:
+            log.warning("%s is not removed; the next look at %s tries again: %s", unit.id[:12], name, error)
+        finally:
+            self._removing.discard(unit.id)
 
     @property
     def strangers(self) -> dict[str, str]:
@@ -149,7 +175,8 @@ class Keeper:
     async def listed(self, name: str, timeout_seconds: float) -> bool:
         """Wait until the host's containers were listed once since the hub started; False when that took too long."""
         try:
-            await asyncio.wait_for(self._listed[name].wait(), timeout_seconds)
+            async with asyncio.timeout(timeout_seconds):
+                await self._listed[name].wait()
         except TimeoutError:
             return False
         return True
@@ -162,7 +189,7 @@ class Keeper:
     def take_in_hand(self, lease_id: str) -> None:
         """Leave this lease to the caller until `claim`, `let_go` or `give_back_soon`; call before it is committed."""
         self._in_hand.add(lease_id)
-        for touched in self._looks:
+        for touched in self._looks.values():
             touched.add(lease_id)
 
     def let_go(self, lease_id: str) -> None:
@@ -172,12 +199,12 @@ class Keeper:
     @contextmanager
     def _noting_hands(self) -> Iterator[set[str]]:
         """Yield a set that gathers every lease that is in hand at any moment until the end of the block."""
-        touched = set(self._in_hand)
-        self._looks.append(touched)
+        look = object()  # two looks may have touched the same, so their sets do not tell them apart
+        touched = self._looks[look] = set(self._in_hand)
         try:
             yield touched
         finally:
-            self._looks.remove(touched)
+            del self._looks[look]
 
     def claim(self, lease_id: str) -> None:
         """Note that JupyterHub knows this lease as a running server; from now on the keeper watches it."""
@@ -186,7 +213,7 @@ class Keeper:
 
     def hub_is_up(self) -> None:
         """Note that JupyterHub has loaded its servers: a running lease it did not claim is a cut-off start."""
-        self._hub_is_up = True
+        self._hub_is_up.set()
 
     def give_back_soon(self, lease: Lease, why: str) -> asyncio.Task[None]:
         """Begin to end a lease; the returned task may be awaited or left alone. Asking twice is one task."""
