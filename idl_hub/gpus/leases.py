@@ -13,7 +13,6 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from sqlalchemy import select
-from sqlalchemy.exc import IntegrityError
 
 from idl_hub.db.tables import HubRow, LeaseGPURow, LeaseRow
 from idl_hub.gpus.placement import Choice, ChosenGPU, NoGPU
@@ -24,8 +23,6 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
     from idl_hub.db.database import Database
-
-_ATTEMPTS = 5
 
 
 class Phase(StrEnum):
@@ -108,35 +105,12 @@ class Leases:
         """
 
         def reserve(session: Session) -> Lease | NoGPU:
-            choice = choose(_holders(session))
+            choice = choose(holders_in(session))
             if isinstance(choice, NoGPU):
                 return choice
-            row = LeaseRow(
-                id=lease_id,
-                kind=kind,
-                server=choice.server,
-                user=user,
-                server_name=server_name,
-                phase=Phase.RESERVED,
-                reason=choice.reason,
-                reserved_at=self._clock(),
-            )
-            row.gpus = [
-                LeaseGPURow(gpu_uuid=gpu.uuid, gpu_index=gpu.index, gpu_name=gpu.name, slot=gpu.slot)
-                for gpu in choice.gpus
-            ]
-            session.add(row)
-            session.flush()
-            return _lease(row)
+            return reserve_in(session, lease_id, user, server_name, choice, kind=kind, now=self._clock())
 
-        for attempt in range(_ATTEMPTS):
-            try:
-                return await self._database.run(reserve)
-            except IntegrityError:
-                # Somebody else took the slot between our look and our write; look again.
-                if attempt == _ATTEMPTS - 1:
-                    raise
-        raise AssertionError("unreachable")
+        return await self._database.run_again_on_conflict(reserve)
 
     async def advance(self, lease_id: str, phase: Phase, container_id: str | None = None) -> bool:
         """Move a live lease to `phase`, with its container's id if that is new. False when the lease has ended."""
@@ -184,14 +158,44 @@ def _live_rows(session: Session) -> list[LeaseRow]:
 
 
 def _live(session: Session) -> tuple[Lease, ...]:
-    return tuple(_lease(row) for row in _live_rows(session))
+    return tuple(lease_of(row) for row in _live_rows(session))
 
 
-def _holders(session: Session) -> dict[str, str]:
-    return {gpu.gpu_uuid: _lease(row).holder for row in _live_rows(session) for gpu in row.gpus}
+def holders_in(session: Session) -> dict[str, str]:
+    """Return GPU UUID -> holder of all live leases, within a transaction of the caller."""
+    return {gpu.gpu_uuid: lease_of(row).holder for row in _live_rows(session) for gpu in row.gpus}
 
 
-def _lease(row: LeaseRow) -> Lease:
+def reserve_in(
+    session: Session, lease_id: str, user: str, server_name: str, choice: Choice, *, now: float, kind: str = "session"
+) -> Lease:
+    """Add a lease in phase reserved, within a transaction of the caller.
+
+    Raises
+    ------
+    sqlalchemy.exc.IntegrityError
+        Somebody else holds one of the GPUs.
+    """
+    row = LeaseRow(
+        id=lease_id,
+        kind=kind,
+        server=choice.server,
+        user=user,
+        server_name=server_name,
+        phase=Phase.RESERVED,
+        reason=choice.reason,
+        reserved_at=now,
+    )
+    row.gpus = [
+        LeaseGPURow(gpu_uuid=gpu.uuid, gpu_index=gpu.index, gpu_name=gpu.name, slot=gpu.slot) for gpu in choice.gpus
+    ]
+    session.add(row)
+    session.flush()
+    return lease_of(row)
+
+
+def lease_of(row: LeaseRow) -> Lease:
+    """Return a row as the value that travels."""
     return Lease(
         id=row.id,
         kind=row.kind,
