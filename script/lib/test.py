@@ -13,6 +13,7 @@ import xml.etree.ElementTree as ET
 from collections import defaultdict
 from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from script.lib import cards, containers, environments
@@ -25,7 +26,6 @@ from script.lib.privileges import install_packages
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from script.lib.console import Step
 
@@ -119,14 +119,17 @@ def _set_up(console: Console, places: Places) -> str:
 
 
 def _ensure_programs(step: Step, places: Places, *, with_browser: bool) -> None:
-    wanted = {"shellcheck": "shellcheck"}
+    is_there = {
+        "shellcheck": shutil.which("shellcheck") is not None,
+        "postgresql": any(Path("/usr/lib/postgresql").glob("*/bin/pg_ctl")),
+    }
     if with_browser:
-        wanted["chromium"] = "chromium"
-    missing = [package for program, package in wanted.items() if shutil.which(program) is None]
+        is_there["chromium"] = shutil.which("chromium") is not None
+    missing = [package for package, there in is_there.items() if not there]
     if missing:
         step.say(f"installing {' '.join(missing)} with apt")
         install_packages(step, missing, places.setup_logs / "packages.log")
-    step.note = f"{', '.join(wanted)}: " + ("installed" if missing else "there already")
+    step.note = f"{', '.join(is_there)}: " + (f"installed {', '.join(missing)}" if missing else "there already")
 
 
 def _run(console: Console, places: Places, *, long: bool, arguments: Sequence[str], no_engine: str) -> int:

@@ -28,6 +28,7 @@ PREPARE = (
     'for controller in /sys/fs/cgroup/*/; do mount -o remount,bind,rw "$controller"; done; '
     "mount --make-rshared /; "
 )
+BOOT_SECONDS = 60
 FIRST_PROCESS = {"systemd": "exec /sbin/init", "no systemd": "exec sleep infinity"}
 
 
@@ -65,10 +66,15 @@ class Machine:
         boot = ["/bin/sh", "-c", PREPARE + FIRST_PROCESS[first_process]]
         call("docker", "run", "--detach", f"--name={name}", *RIGHTS, *volumes, *options, image, *boot)
         machine = cls(name, user)
-        machine._trust_what_this_machine_trusts()
-        machine.root("useradd -m -s /bin/bash -G sudo tester")
-        machine.root("echo 'tester ALL=(ALL:ALL) NOPASSWD: ALL' > /etc/sudoers.d/tester")
-        machine._copy_checkout()
+        try:
+            machine._await_boot(first_process)
+            machine._trust_what_this_machine_trusts()
+            machine.root("useradd -m -s /bin/bash -G sudo tester")
+            machine.root("echo 'tester ALL=(ALL:ALL) NOPASSWD: ALL' > /etc/sudoers.d/tester")
+            machine._copy_checkout()
+        except BaseException:
+            machine.remove()
+            raise
         return machine
 
     def remove(self) -> None:
@@ -78,6 +84,16 @@ class Machine:
     def root(self, script: str, given: bytes | None = None) -> str:
         """Run a shell script on it as root."""
         return call("docker", "exec", "--interactive", self.name, "sh", "-c", script, given=given)
+
+    def _await_boot(self, first_process: str) -> None:
+        """Wait until systemd is done: on the way it mounts a new /tmp over the old one."""
+        deadline = time.monotonic() + BOOT_SECONDS
+        while first_process == "systemd":
+            state = self.root("systemctl is-system-running 2>&1 || true").strip()
+            if state in {"running", "degraded"}:
+                return
+            assert time.monotonic() < deadline, f"systemd is still {state} after {BOOT_SECONDS} s"
+            time.sleep(0.2)
 
     def _trust_what_this_machine_trusts(self) -> None:
         if not any(CERTIFICATES.glob("*.crt")):
