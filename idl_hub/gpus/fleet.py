@@ -10,7 +10,7 @@ from idl_hub.gpus import placement
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from idl_hub.gpus.placement import Choice, GPUStanding, NoGPU, Rules
+    from idl_hub.gpus.placement import Choice, Closed, GPUStanding, NoGPU, Rules
     from idl_hub.gpus.reading import ServerReading
 
 
@@ -30,12 +30,21 @@ class Fleet:
         Server name -> where its readings come from.
     clock
         Seconds since 1970.
+    closed
+        What is out of service now.
     """
 
-    def __init__(self, sources: Mapping[str, Readings], rules: Rules, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        sources: Mapping[str, Readings],
+        rules: Rules,
+        clock: Callable[[], float] = time.time,
+        closed: Callable[[], Closed] = lambda: placement.NOTHING_CLOSED,
+    ) -> None:
         self._sources = sources
         self._rules = rules
         self._clock = clock
+        self._closed = closed
 
     def servers(self) -> tuple[ServerReading, ...]:
         """Return the newest reading of every server that has given one."""
@@ -49,9 +58,18 @@ class Fleet:
 
     def standings(self, holders: Mapping[str, str]) -> tuple[GPUStanding, ...]:
         """Say of every GPU whether it can be given out, and why not."""
-        return placement.standings(self.servers(), holders, self._rules, self._clock())
+        return placement.standings(self.servers(), holders, self._rules, self._clock(), self._closed())
 
     def choose(self, holders: Mapping[str, str], gpu_count: int, hosts: frozenset[str]) -> Choice | NoGPU:
-        """Choose among the servers in `hosts`; a server without readings can still hold a CPU session."""
+        """Choose among the servers in `hosts`; for a session without GPU one without readings will do as well."""
         servers = [server for server in self.servers() if server.server in hosts]
-        return placement.choose(servers, holders, gpu_count, self._rules, self._clock())
+        closed = self._closed()
+        choice = placement.choose(servers, holders, gpu_count, self._rules, self._clock(), closed)
+        unread = sorted(hosts - {server.server for server in servers} - closed.servers.keys())
+        if gpu_count == 0 and isinstance(choice, placement.NoGPU) and unread:
+            return placement.Choice(unread[0], (), "a session without GPU")
+        return choice
+
+    def most_gpus(self) -> int:
+        """Return how many GPUs the largest server has."""
+        return max((len(server.gpus) for server in self.servers()), default=0)

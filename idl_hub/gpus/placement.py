@@ -7,7 +7,7 @@ then the server with most free cards, then the lowest index.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
@@ -25,6 +25,7 @@ class State(StrEnum):
     FOREIGN = "used from outside the hub"
     SICK = "sick"
     UNKNOWN = "unknown"
+    CLOSED = "out of service"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,17 @@ class Rules:
     busy_utilization_ratio: float = 0.1
     busy_memory_bytes: int = 512 * 2**20
     reading_max_age_seconds: float = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """What an admin took out of service: server name or GPU UUID -> reason in words."""
+
+    servers: Mapping[str, str] = field(default_factory=dict)
+    gpus: Mapping[str, str] = field(default_factory=dict)
+
+
+NOTHING_CLOSED = Closed()
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +86,11 @@ class NoGPU:
 
 
 def standings(
-    servers: Sequence[ServerReading], holders: Mapping[str, str], rules: Rules, now: float
+    servers: Sequence[ServerReading],
+    holders: Mapping[str, str],
+    rules: Rules,
+    now: float,
+    closed: Closed = NOTHING_CLOSED,
 ) -> tuple[GPUStanding, ...]:
     """Say of every GPU whether it can be given out.
 
@@ -86,21 +102,25 @@ def standings(
         GPU UUID -> who holds it, in words.
     now
         Seconds since 1970, the clock of `ServerReading.taken_at`.
+    closed
+        What an admin took out of service.
     """
     return tuple(
-        GPUStanding(server.server, gpu, *_standing(server, gpu, holders, rules, now))
+        GPUStanding(server.server, gpu, *_standing(server, gpu, holders, rules, now, closed))
         for server in servers
         for gpu in server.gpus
     )
 
 
 def _standing(
-    server: ServerReading, gpu: GPU, holders: Mapping[str, str], rules: Rules, now: float
+    server: ServerReading, gpu: GPU, holders: Mapping[str, str], rules: Rules, now: float, closed: Closed
 ) -> tuple[State, str]:
     if gpu.uuid is None:
         return State.UNKNOWN, gpu.health.words or "it never told who it is"
     if gpu.uuid in holders:
         return State.TAKEN, f"held by {holders[gpu.uuid]}"
+    if why := closed.servers.get(server.server) or closed.gpus.get(gpu.uuid):
+        return State.CLOSED, why
     age_seconds = now - server.taken_at
     if age_seconds > rules.reading_max_age_seconds:
         return State.UNKNOWN, f"no reading for {age_seconds:.0f} s"
@@ -117,21 +137,30 @@ def _standing(
 
 
 def choose(
-    servers: Sequence[ServerReading], holders: Mapping[str, str], gpu_count: int, rules: Rules, now: float
+    servers: Sequence[ServerReading],
+    holders: Mapping[str, str],
+    gpu_count: int,
+    rules: Rules,
+    now: float,
+    closed: Closed = NOTHING_CLOSED,
 ) -> Choice | NoGPU:
     """Choose `gpu_count` GPUs of one server, or a server for a session without GPU (count 0).
 
     Returns
     -------
     Choice or NoGPU
-        Never a GPU that has a holder, is sick, unknown, or used from outside.
+        Never a GPU that has a holder, is sick, unknown, out of service, or used from outside.
     """
-    all_standings = standings(servers, holders, rules, now)
-    free_of = {server.server: [s for s in all_standings if s.server == server.server and s.state is State.FREE]
-               for server in servers}  # fmt: skip
+    all_standings = standings(servers, holders, rules, now, closed)
+    free_of: dict[str, list[GPUStanding]] = {
+        server.server: [] for server in servers if server.server not in closed.servers
+    }
+    for standing in all_standings:
+        if standing.state is State.FREE:
+            free_of[standing.server].append(standing)
     if gpu_count == 0:
-        if not servers:
-            return NoGPU("no server is known", all_standings)
+        if not free_of:
+            return NoGPU("no server is in service", all_standings)
         # CPU sessions go where most GPUs are taken last: they leave the crowded servers alone.
         return Choice(max(free_of, key=lambda name: len(free_of[name])), (), "a session without GPU")
     fitting = {name: free for name, free in free_of.items() if len(free) >= gpu_count}
@@ -184,6 +213,7 @@ def _why_none(all_standings: Sequence[GPUStanding]) -> str:
         State.FOREIGN: "used from outside the hub",
         State.SICK: "out of order",
         State.UNKNOWN: "without a reading",
+        State.CLOSED: "out of service",
         State.FREE: "free, but not enough on one server",
     }
     parts = [f"{count} {words[state]}" for state, count in counts.items() if count]

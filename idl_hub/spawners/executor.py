@@ -1,0 +1,192 @@
+"""Executes what other processes ask of the hub. Who may ask what is checked there; that it makes sense, here."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Any
+
+from idl_hub.db.commands import DONE, REFUSED, Answer, Command, Commands
+from idl_hub.gpus.line import Line, TicketState
+from idl_hub.spawners.hub_api import HubAPI, HubAPIError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from idl_hub.db.events import Events
+    from idl_hub.gpus.leases import Lease
+    from idl_hub.gpus.service import OutOfService
+    from idl_hub.spawners.keeper import Keeper
+
+log = logging.getLogger("idl_hub.executor")
+_LOOK_EVERY_SECONDS = 0.5
+
+
+class Refused(Exception):  # noqa: N818 - an answer, not a fault
+    """The request makes no sense now; the message is for who asked."""
+
+
+class Executor:
+    """One per hub, run inside its loop.
+
+    Parameters
+    ----------
+    wake_line
+        Called when a GPU may have become available or the line has changed.
+    known_gpus, known_servers
+        What the fleet knows now: UUIDs, and names.
+    """
+
+    def __init__(
+        self,
+        commands: Commands,
+        line: Line,
+        out_of_service: OutOfService,
+        keeper: Keeper,
+        events: Events,
+        api: HubAPI,
+        wake_line: Callable[[], None],
+        known_gpus: Callable[[], set[str]],
+        known_servers: Callable[[], set[str]],
+    ) -> None:
+        self._commands = commands
+        self._line = line
+        self._out_of_service = out_of_service
+        self._keeper = keeper
+        self._events = events
+        self._api = api
+        self._wake_line = wake_line
+        self._known_gpus = known_gpus
+        self._known_servers = known_servers
+        self._kinds: dict[str, Callable[[Command], Awaitable[str]]] = {
+            "drain": self._drain,
+            "undrain": self._undrain,
+            "exclude": self._exclude,
+            "include": self._include,
+            "end_session": self._end_session,
+            "leave_line": self._leave_line,
+            "to_front": self._to_front,
+        }
+
+    def add(self, kind: str, execute: Callable[[Command], Awaitable[str]]) -> None:
+        """Let another part of the hub execute a kind of request."""
+        self._kinds[kind] = execute
+
+    async def run(self) -> None:
+        """Execute requests until cancelled."""
+        while True:
+            try:
+                for command in await self._commands.waiting():
+                    await self._commands.settle(command.id, await self.execute(command))
+            except Exception:  # the executor must outlive any fault, and say it
+                log.exception("Executing requests failed; trying again")
+            await asyncio.sleep(_LOOK_EVERY_SECONDS)
+
+    async def execute(self, command: Command) -> Answer:
+        """Do what is asked; never raises."""
+        execute = self._kinds.get(command.kind)
+        if execute is None:
+            return Answer(REFUSED, f"The hub does not know the request {command.kind!r}.")
+        try:
+            return Answer(DONE, await execute(command))
+        except Refused as refusal:
+            return Answer(REFUSED, str(refusal))
+        except HubAPIError as error:
+            return Answer(REFUSED, f"That did not work: {error}")
+        except KeyError as error:
+            return Answer(REFUSED, f"The request {command.kind!r} needs {error}.")
+        except Exception:  # one bad request may not stop the others
+            log.exception("The request %s of %s failed", command.kind, command.asked_by)
+            return Answer(REFUSED, "That failed; the hub's log says why.")
+
+    async def _drain(self, command: Command) -> str:
+        server = self._server(command)
+        reason = _text(command, "reason") or "maintenance"
+        if not await self._out_of_service.begin("server", server, reason, command.asked_by):
+            raise Refused(f"{server} is drained already.")
+        await self._note(f"{server} is drained: {reason}", command, server=server)
+        held = sum(lease.server == server for lease in await self._keeper.leases.live())
+        return f"{server} gets no new sessions; {held} still run there."
+
+    async def _undrain(self, command: Command) -> str:
+        server = self._server(command)
+        if not await self._out_of_service.finish("server", server, command.asked_by):
+            raise Refused(f"{server} is not drained.")
+        await self._note(f"{server} is in service again", command, server=server)
+        self._wake_line()
+        return f"{server} is in service again."
+
+    async def _exclude(self, command: Command) -> str:
+        gpu = self._gpu(command)
+        reason = _text(command, "reason") or "excluded"
+        if not await self._out_of_service.begin("gpu", gpu, reason, command.asked_by):
+            raise Refused("This GPU is out of service already.")
+        await self._note(f"a GPU is excluded: {reason}", command, gpu_uuid=gpu)
+        return "The GPU gets no new sessions."
+
+    async def _include(self, command: Command) -> str:
+        gpu = self._gpu(command)
+        if not await self._out_of_service.finish("gpu", gpu, command.asked_by):
+            raise Refused("This GPU is in service.")
+        await self._note("a GPU is in service again", command, gpu_uuid=gpu)
+        self._wake_line()
+        return "The GPU is in service again."
+
+    async def _end_session(self, command: Command) -> str:
+        lease = await self._lease(command)
+        message = _text(command, "message") or "no reason given"
+        await self._api.stop(lease.user, lease.server_name)
+        await self._events.note(
+            "stop",
+            f"the session was ended by {command.asked_by}: {message}",
+            user=lease.user,
+            server=lease.server,
+            lease_id=lease.id,
+        )
+        return f"The session of {lease.holder} is being ended."
+
+    async def _leave_line(self, command: Command) -> str:
+        ticket = await self._line.end(_text(command, "ticket_id"), TicketState.LEFT, f"left ({command.asked_by})")
+        if ticket is None:
+            raise Refused("This place in the line is gone already.")
+        await self._events.note("ticket", "left the line", user=ticket.user)
+        if ticket.state in (TicketState.OFFERED, TicketState.READY) or ticket.lease_id:
+            await self._api.stop(ticket.user, ticket.server_name)
+        self._wake_line()
+        return "You have left the line."
+
+    async def _to_front(self, command: Command) -> str:
+        ticket = await self._line.to_front(_text(command, "ticket_id"), command.asked_by)
+        if ticket is None:
+            raise Refused("This ticket does not wait any more.")
+        await self._events.note("ticket", f"moved to the front of the line by {command.asked_by}", user=ticket.user)
+        self._wake_line()
+        return f"{ticket.user} is next in line."
+
+    def _server(self, command: Command) -> str:
+        server = _text(command, "server")
+        if server not in self._known_servers():
+            raise Refused(f"There is no server {server!r}; known: {', '.join(sorted(self._known_servers()))}.")
+        return server
+
+    def _gpu(self, command: Command) -> str:
+        gpu = _text(command, "gpu_uuid")
+        if gpu not in self._known_gpus():
+            raise Refused(f"There is no GPU {gpu!r}.")
+        return gpu
+
+    async def _lease(self, command: Command) -> Lease:
+        lease_id = _text(command, "lease_id")
+        for lease in await self._keeper.leases.live():
+            if lease.id == lease_id:
+                return lease
+        raise Refused("This session has ended already.")
+
+    async def _note(self, text: str, command: Command, **about: Any) -> None:
+        log.info("%s (%s)", text, command.asked_by)
+        await self._events.note("admin", f"{text} ({command.asked_by})", **about)
+
+
+def _text(command: Command, key: str) -> str:
+    value = command.arguments.get(key, "")
+    return str(value)[:500]
