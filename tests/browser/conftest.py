@@ -34,7 +34,9 @@ def start_hub(tmp_path: Path) -> Iterator[Callable[..., Hub]]:
     with ExitStack() as held:
 
         def start(**how: Any) -> Hub:
-            return held.enter_context(Hub(tmp_path / "hub", **how))
+            hub = held.enter_context(Hub(tmp_path / "hub", **how))
+            held.callback(lambda: print(hub.log_tail()))  # pytest shows it when the test failed
+            return hub
 
         yield start
 

@@ -11,7 +11,7 @@ from urllib.parse import quote
 from hubs import ROOT, Hub, wait_for
 from playwright.sync_api import Page, expect
 
-START_MILLISECONDS = 90_000
+START_MILLISECONDS = 60_000
 _READ = """async (path) => {
   const xsrf = document.cookie.split('; ').find((cookie) => cookie.startsWith('_xsrf='))?.slice(6);
   const answer = await fetch(path, {headers: {'X-XSRFToken': xsrf || ''}, cache: 'no-store'});
@@ -61,6 +61,7 @@ class Person:
     def run_in_terminal(self, command: str, seconds: float = 60) -> str:
         """Type a command into a terminal of JupyterLab and return what it printed."""
         page = self.page
+        page.get_by_role("tab", name="Launcher").click()
         page.locator(".jp-LauncherCard", has_text="Terminal").click()
         terminal = page.locator(".jp-Terminal .xterm-helper-textarea")
         # The terminal's screen is a picture: what the command printed is read from a file.

@@ -47,11 +47,6 @@ def test_a_student_logs_in_gets_a_gpu_trains_a_network_and_gives_the_gpu_back(
     assert f"GPU {index} of" in named
     assert "simulated" in named
 
-    shown = student.run_in_terminal(_SHOW_GPUS)
-    assert re.findall(r"GPU-[0-9a-f-]+", shown.split("UUIDS")[1]) == [uuid]
-    # nvitop has one line with the bus address for each GPU; the simulator's GPUs sit at 04, 05, 06, ...
-    assert re.findall(r"[0-9A-F]{8}:([0-9A-F]{2}):00\.0", shown) == [f"{4 + index:02X}"], shown
-
     cells = student.run_notebook(_EXERCISE)
     errors = [output for cell in cells for output in cell["outputs"] if output["output_type"] == "error"]
     assert errors == []
@@ -59,7 +54,13 @@ def test_a_student_logs_in_gets_a_gpu_trains_a_network_and_gives_the_gpu_back(
     accuracy = re.search(r"Test accuracy: (\d\.\d+)", printed(cells))
     assert accuracy
     assert float(accuracy[1]) > 0.9
+    page.get_by_text("Test accuracy: 0.9").scroll_into_view_if_needed()
     student.picture("lab")
+
+    shown = student.run_in_terminal(_SHOW_GPUS)
+    assert re.findall(r"GPU-[0-9a-f-]+", shown.split("UUIDS")[1]) == [uuid]
+    # nvitop has one line with the bus address for each GPU; the simulator's GPUs sit at 04, 05, 06, ...
+    assert re.findall(r"[0-9A-F]{8}:([0-9A-F]{2}):00\.0", shown) == [f"{4 + index:02X}"], shown
 
     student.stop_server()
     wait_for(lambda: not hub.leftovers(), f"the GPU to be free again: {hub.leftovers()}")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from browser.person import Person
@@ -12,10 +13,16 @@ from playwright.sync_api import expect
 from idl_hub.gpus.simulator import Fault
 
 
-def test_a_wrong_password_is_called_wrong_and_the_name_stays(
-    start_hub: Callable[..., Hub], visit: Callable[..., Person]
-) -> None:
-    student = visit(start_hub(), "student1")
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
+    """One hub for all tests here; each uses another student."""
+    folder: Path = tmp_path_factory.mktemp("pages")
+    with Hub(folder, gpus=3, students=12) as hub:
+        yield hub
+
+
+def test_a_wrong_password_is_called_wrong_and_the_name_stays(hub: Hub, visit: Callable[..., Person]) -> None:
+    student = visit(hub, "student1")
     student.log_in("not the password")
     expect(student.page.get_by_role("alert")).to_contain_text("Invalid username or password")
     expect(student.page.get_by_label("Name")).to_have_value("student1")
@@ -25,23 +32,19 @@ def test_a_wrong_password_is_called_wrong_and_the_name_stays(
 
 
 def test_the_login_page_names_the_people_of_the_trial_and_not_their_password(
-    start_hub: Callable[..., Hub], visit: Callable[..., Person]
+    hub: Hub, visit: Callable[..., Person]
 ) -> None:
-    hub = start_hub(students=7)
     page = visit(hub, "").page
     page.goto(hub.url)
     who = page.get_by_role("region", name="Who can sign in")
-    expect(who).to_contain_text("lecturer, assistant, admin and student1 to student7")
+    expect(who).to_contain_text("lecturer, assistant, admin and student1 to student12")
     expect(page.get_by_text("Trial on one machine · GPUs are simulated GTX 1080 Ti's")).to_be_visible()
     assert hub.password not in page.content()
 
 
-def test_a_lost_gpu_is_not_offered_and_its_reason_is_shown(
-    start_hub: Callable[..., Hub], visit: Callable[..., Person]
-) -> None:
-    hub = start_hub(gpus=3)
+def test_a_lost_gpu_is_not_offered_and_its_reason_is_shown(hub: Hub, visit: Callable[..., Person]) -> None:
     hub.simulator.set(1, fault=Fault.lost())
-    student = visit(hub, "student1")
+    student = visit(hub, "student2")
     student.log_in()
     page = student.page
     wait_for(lambda: page.reload() and page.get_by_text("2 of 3 free").is_visible(), "the fault to be seen")
@@ -51,9 +54,8 @@ def test_a_lost_gpu_is_not_offered_and_its_reason_is_shown(
     expect(reason).to_contain_text("simulated")
 
 
-def test_the_last_choice_is_offered_again(start_hub: Callable[..., Hub], visit: Callable[..., Person]) -> None:
-    hub = start_hub(gpus=1)
-    student = visit(hub, "student1")
+def test_the_last_choice_is_offered_again(hub: Hub, visit: Callable[..., Person]) -> None:
+    student = visit(hub, "student3")
     student.log_in()
     expect(student.page.get_by_role("radio", name="With a GPU")).to_be_checked()
     student.page.get_by_role("checkbox", name="Start without my packages").check()
@@ -65,19 +67,19 @@ def test_the_last_choice_is_offered_again(start_hub: Callable[..., Hub], visit: 
     expect(student.page.get_by_role("checkbox", name="Start without my packages")).to_be_checked()
 
 
-def test_the_keyboard_alone_leads_from_login_to_a_start(
-    start_hub: Callable[..., Hub], visit: Callable[..., Person]
-) -> None:
-    hub = start_hub(gpus=1)
-    student = visit(hub, "student1")
+def test_the_keyboard_alone_leads_from_login_to_a_start(hub: Hub, visit: Callable[..., Person]) -> None:
+    student = visit(hub, "student4")
     page = student.page
     page.goto(hub.url)
-    page.keyboard.type("student1")  # the name has the focus from the beginning
+    page.keyboard.type("student4")  # the name has the focus from the beginning
     page.keyboard.press("Tab")
     page.keyboard.type(hub.password)
     page.keyboard.press("Enter")
     expect(page).to_have_title("Start - idl_hub")
-    page.get_by_role("radio", name="With a GPU").focus()
+    for _ in range(12):  # over the links of the page's head
+        page.keyboard.press("Tab")
+        if page.evaluate("document.activeElement.name") == "gpu":
+            break
     page.keyboard.press("ArrowDown")
     expect(page.get_by_role("radio", name="Without a GPU")).to_be_checked()
     page.keyboard.press("Enter")
@@ -98,25 +100,23 @@ def test_a_trial_without_containers_says_loudly_that_it_isolates_nobody(
     [("/hub/nothing-here", "There is no such page"), ("/hub/admin", "This is not open to you")],
 )
 def test_an_error_page_says_in_plain_words_what_to_do(
-    start_hub: Callable[..., Hub], visit: Callable[..., Person], path: str, heading: str
+    hub: Hub, visit: Callable[..., Person], path: str, heading: str
 ) -> None:
-    hub = start_hub(gpus=1)
-    student = visit(hub, "student1")
+    student = visit(hub, "student5")
     student.log_in()
     expect(student.page).to_have_title("Start - idl_hub")
     student.page.goto(hub.url + path)
     expect(student.page.get_by_role("heading", name=heading)).to_be_visible()
     student.page.get_by_role("link", name="Home").last.click()
-    expect(student.page.get_by_role("heading", name="Hello student1")).to_be_visible()
+    expect(student.page.get_by_role("heading", name="Hello student5")).to_be_visible()
 
 
 @pytest.mark.parametrize("width", [320, 1280])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_pages_fit_the_screen_load_nothing_from_elsewhere_and_run_without_errors(
-    start_hub: Callable[..., Hub], visit: Callable[..., Person], width: int, scheme: str
+    hub: Hub, visit: Callable[..., Person], width: int, scheme: str
 ) -> None:
-    hub = start_hub(gpus=1)
-    student = visit(hub, "student1", color_scheme=scheme)
+    student = visit(hub, "student6", color_scheme=scheme)
     page = student.page
     page.set_viewport_size({"width": width, "height": 700})
     addresses: list[str] = []
