@@ -93,6 +93,21 @@ class Person:
         wait_for(lambda: cells()[-1]["execution_count"], "the notebook to be saved with its last cell's output")
         return cells()
 
+    def scroll_up_to(self, text: str) -> None:
+        """Turn the mouse wheel over the notebook until this text is in the lower half; far cells are not drawn."""
+        page = self.page
+        page.locator(".jp-NotebookPanel").hover()
+        found = page.get_by_text(text)
+
+        def in_lower_half() -> bool:
+            box = found.bounding_box() if found.count() else None
+            if box and 500 < box["y"] < 740:
+                return True
+            page.mouse.wheel(0, -150)
+            return False
+
+        wait_for(in_lower_half, f"{text} to come into sight")
+
     def _kernel_is_connected_and_idle(self) -> bool:
         kernels = self.get("/api/kernels") or []
         return any(kernel["connections"] and kernel["execution_state"] == "idle" for kernel in kernels)
