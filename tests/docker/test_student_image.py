@@ -146,6 +146,18 @@ def test_training_with_a_simulated_gpu_writes_nothing_to_stderr(home: str, simul
     assert (done.code, done.err) == (0, "")
 
 
+@pytest.mark.parametrize(("wanted", "level"), [({}, 3), ({"TF_CPP_MIN_LOG_LEVEL": "0"}, 0)], ids=["quiet", "asked for"])
+def test_the_native_log_obeys_too_which_the_gpu_build_writes_to(
+    session: Session, wanted: dict[str, str], level: int
+) -> None:
+    code = (
+        "import ctypes, tensorflow as tf; from pathlib import Path;"
+        "library = ctypes.CDLL(str(Path(tf.__file__).parent / 'libtensorflow_framework.so.2'));"
+        "print(library['_ZN4absl12lts_2023080211MinLogLevelEv']())"
+    )
+    assert session.python(code, env=wanted).out.strip() == str(level)
+
+
 def test_nvitop_shows_exactly_the_one_gpu_of_the_session(home: str, simulator_options: list[str]) -> None:
     with student_session(volume=home, options=simulator_options) as session:
         done = session.run("nvitop", "-1", env={"TERM": "xterm-256color", "COLUMNS": "120"})
