@@ -7,23 +7,30 @@ and ``settings.example.yml`` say the same, which a test checks.
 from __future__ import annotations
 
 import os
+from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
     SecretStr,
     ValidationError,
+    ValidationInfo,
+    field_validator,
     model_validator,
 )
+from pydantic_core import PydanticCustomError
 
 SETTINGS_VARIABLE = "IDLHUB_SETTINGS"
 DEFAULT_FILE = Path("/etc/idl_hub/settings.yml")
 
+# Where pydantic's own words would not help somebody who writes YAML.
+_ALLOWED = {"bool_parsing": "true or false", "bool_type": "true or false", "path_type": "a path, as text"}
 _SIZE_UNITS = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 
 
@@ -45,9 +52,24 @@ def parse_size_bytes(value: object) -> int:
         for unit, factor in _SIZE_UNITS.items():
             if value.endswith(unit):
                 number = value.removesuffix(unit).strip()
-                if number.replace(".", "", 1).isdigit() and number.isascii():
-                    return int(float(number) * factor)
+                if number.replace(".", "", 1).isdigit() and number.isascii() and len(number) < 20:
+                    return int(Decimal(number) * factor)
     raise ValueError(f"a size such as 26GiB or 512MiB (units: {', '.join(_SIZE_UNITS)})")
+
+
+def _at_least(least: str) -> AfterValidator:
+    def check(size_bytes: int) -> int:
+        if size_bytes < parse_size_bytes(least):
+            raise ValueError(f"a size of at least {least}")
+        return size_bytes
+
+    return AfterValidator(check)
+
+
+def _with_user_name(volume: str) -> str:
+    if "{username}" not in volume:
+        raise ValueError("a name with {username} in it, or all students would share one home")
+    return volume
 
 
 Size = Annotated[int, BeforeValidator(parse_size_bytes)]
@@ -55,7 +77,14 @@ Port = Annotated[int, Field(ge=1, le=65535)]
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _yes_is_no_number(cls, value: object, info: ValidationInfo) -> object:
+        if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation is not bool:
+            raise ValueError("something else than true or false")
+        return value
 
 
 class HubSettings(_Section):
@@ -71,6 +100,11 @@ class HubSettings(_Section):
         description="Address at which the hub's API listens; students' servers and the proxy must reach it.",
     )
     internal_port: Port = Field(8081, description="Port of the hub's API.")
+    web_port: Port = Field(
+        8090,
+        description="Port of the GPU pages (`idl-hub web`), at 127.0.0.1 for the proxy and at the internal address "
+        "for students' servers.",
+    )
     proxy_api_port: Port = Field(8001, description="Port of the proxy's own API, always on 127.0.0.1.")
     database_url: SecretStr | None = Field(
         None,
@@ -80,6 +114,12 @@ class HubSettings(_Section):
     hub_database_url: SecretStr | None = Field(
         None, description="SQLAlchemy address of JupyterHub's own database; when left out, a SQLite file."
     )
+
+    @property
+    def database_address(self) -> str:
+        """SQLAlchemy address of our database, given or by default; it may hold a password."""
+        given = self.database_url
+        return given.get_secret_value() if given else f"sqlite:///{self.state_directory}/idl_hub.sqlite"
 
 
 class LoginSettings(_Section):
@@ -106,7 +146,9 @@ class GPUSettings(_Section):
     simulator_state: Path | None = Field(
         None, description="State file of the simulated cards; required when cards are simulated."
     )
-    server_name: str = Field("this machine", min_length=1, description="Name of this machine where GPUs are shown.")
+    server_name: str = Field(
+        "this machine", min_length=1, max_length=255, description="Name of this machine where GPUs are shown."
+    )
     busy_utilization_ratio: float = Field(
         0.1,
         gt=0,
@@ -125,7 +167,9 @@ class GPUSettings(_Section):
     @model_validator(mode="after")
     def _simulator_is_complete(self) -> GPUSettings:
         if self.simulated and not (self.simulator_library and self.simulator_state):
-            raise ValueError("simulator_library and simulator_state as well when simulated is above 0")
+            raise _fault(
+                "gpus.simulated", self.simulated, "above 0 only together with simulator_library and simulator_state"
+            )
         return self
 
 
@@ -137,23 +181,24 @@ class SpawnerSettings(_Section):
         description="`docker`: a container per student; `process`: plain processes, which isolate nobody.",
     )
     image: str = Field("idl-hub/student:latest", min_length=1, description="Image of students' containers.")
-    home_volume: str = Field(
+    home_volume: Annotated[str, AfterValidator(_with_user_name)] = Field(
         "idlhub-home-{username}",
-        min_length=1,
         description="Docker volume of a student's home, or a folder when it starts with /; "
         "{username} is the account's name.",
     )
     network: str = Field("idlhub", min_length=1, description="Docker network of students' containers.")
     engine_url: str = Field("unix:///var/run/docker.sock", description="Address of the Docker engine.")
     cpu_guarantee: float = Field(
-        2.5, gt=0, le=1024, description="CPU cores a session gets when all are busy; idle cores are anybody's."
+        2.5, ge=0.01, le=256, description="CPU cores a session gets when all are busy; idle cores are anybody's."
     )
     cpu_limit: float | None = Field(
-        None, gt=0, le=1024, description="CPU cores a session may never exceed; when left out, no wall."
+        None, ge=0.01, le=1024, description="CPU cores a session may never exceed; when left out, no wall."
     )
-    memory_limit: Size = Field(26 * 2**30, description="Memory a session may use before it is killed.")
+    memory_limit: Annotated[Size, _at_least("64MiB")] = Field(
+        26 * 2**30, description="Memory a session may use before it is killed."
+    )
     pids_limit: int = Field(2048, ge=64, description="Processes and threads a session may have.")
-    shared_memory: Size = Field(2 * 2**30, description="Size of /dev/shm of a session.")
+    shared_memory: Annotated[Size, _at_least("1MiB")] = Field(2 * 2**30, description="Size of /dev/shm of a session.")
     start_timeout_seconds: int = Field(300, ge=10, description="After this a start that is not ready is given up.")
     restart_grace_seconds: int = Field(
         60,
@@ -179,6 +224,9 @@ class SpawnerSettings(_Section):
     )
 
 
+_SECTIONS = frozenset({"hub", "login", "gpus", "spawner"})
+
+
 class Settings(_Section):
     """All settings of one hub."""
 
@@ -193,11 +241,29 @@ class Settings(_Section):
     @model_validator(mode="after")
     def _demo_stays_at_home(self) -> Settings:
         if self.login.kind == "demo" and self.hub.public_address not in {"127.0.0.1", "::1", "localhost"}:
-            raise ValueError(
-                f"hub.public_address 127.0.0.1 with the demo login, not {self.hub.public_address!r}: "
-                "one password for everybody may not face a network"
+            raise _fault(
+                "hub.public_address",
+                self.hub.public_address,
+                "127.0.0.1 with the demo login: one password for everybody may not face a network",
             )
         return self
+
+    @model_validator(mode="after")
+    def _ports_differ(self) -> Settings:
+        taken: dict[int, str] = {}
+        for name in HubSettings.model_fields:
+            if not name.endswith("_port"):
+                continue
+            port = getattr(self.hub, name)
+            if port in taken:
+                raise _fault(f"hub.{name}", port, f"another port than {taken[port]}")
+            taken[port] = f"hub.{name}"
+        return self
+
+
+def _fault(key: str, value: object, allowed: str) -> PydanticCustomError:
+    """Return the error for a value that is only wrong together with others; `key` is the one to change."""
+    return PydanticCustomError("together", "{allowed}", {"key": key, "value": value, "allowed": allowed})
 
 
 def load(files: list[Path]) -> Settings:
@@ -223,12 +289,15 @@ def files_from_environment() -> list[Path]:
     named = os.environ.get(SETTINGS_VARIABLE, "")
     if named:
         return [Path(name) for name in named.split(":") if name]
-    return [DEFAULT_FILE] if DEFAULT_FILE.exists() else []
+    try:
+        return [DEFAULT_FILE] if DEFAULT_FILE.exists() else []
+    except PermissionError:
+        return [DEFAULT_FILE]  # it may be there; reading it says why it cannot be read
 
 
 def _read(file: Path) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+        content = yaml.load(file.read_text(encoding="utf-8"), _Loader)  # noqa: S506 - a SafeLoader
     except FileNotFoundError:
         raise SettingsError(f"{file}: there is no such file; settings.example.yml is one to start from") from None
     except (OSError, UnicodeDecodeError) as error:
@@ -237,12 +306,31 @@ def _read(file: Path) -> dict[str, Any]:
         mark = getattr(error, "problem_mark", None)
         place = f" in line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         problem = getattr(error, "problem", None) or "something that is not YAML"
-        raise SettingsError(f"{file}: is not valid YAML{place}: {problem}") from None
+        raise SettingsError(f"{file}: is not valid YAML{place}: {_one_line(problem)}") from None
+    except ValueError as error:  # such as a date that does not exist
+        raise SettingsError(f"{file}: holds a value that cannot be read: {_one_line(error)}") from None
     if content is None:
         return {}
     if not isinstance(content, dict):
         raise SettingsError(f"{file}: must hold keys with values, such as 'hub:', not {_shown(content)}")
-    return content
+    # A section of which every line is a comment is an empty one.
+    return {key: {} if value is None and key in _SECTIONS else value for key, value in content.items()}
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that stands twice: the first one would be lost without a word."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key_node, _ in node.value:
+            if not isinstance(key_node, yaml.ScalarNode):
+                continue
+            if key_node.value in seen:
+                problem = f"the key {key_node.value!r} stands there a second time"
+                raise yaml.constructor.ConstructorError(None, None, problem, key_node.start_mark)
+            seen.add(key_node.value)
+        found: dict[Any, Any] = super().construct_mapping(node, deep)
+        return found
 
 
 def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
@@ -258,26 +346,49 @@ def _in_one_line(error: ValidationError) -> str:
     """Say the first fault, with the number of further ones."""
     faults = error.errors(include_url=False)
     first = faults[0]
-    key = ".".join(str(part) for part in first["loc"]) or "settings"
     more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
-    if first["type"] == "extra_forbidden":
-        return f"{key} is not a setting; {_neighbours(first['loc'])}{more}"
-    value = "" if isinstance(first["input"], _Section | dict) else f" is {_shown(first['input'])}"
-    return f"{key}{value}; allowed: {_allowed(first)}{more}"
+    key = _one_line(".".join(str(part) for part in first["loc"]))
+    if first["type"] == "together":
+        told = first["ctx"]
+        return f"{told['key']} is {_shown(told['value'])}; allowed: {told['allowed']}{more}"
+    section = _section(first["loc"][:-1])
+    if first["type"] in {"extra_forbidden", "invalid_key"} and section is not None:
+        return f"{key} is not a setting; allowed here: {', '.join(sorted(section.model_fields))}{more}"
+    value = "**********" if _is_secret(first["loc"]) else _shown(first["input"])
+    return f"{key} is {value}; allowed: {_allowed(first)}{more}"
 
 
 def _allowed(fault: Any) -> str:
+    if fault["type"] == "model_type":
+        section = _section(fault["loc"])
+        return f"a section with keys ({', '.join(sorted(section.model_fields))})" if section else "a section"
+    if fault["type"] in _ALLOWED:
+        return _ALLOWED[fault["type"]]
     message = str(fault["msg"])
     for start in ("Value error, ", "Input should be "):
         message = message.removeprefix(start)
-    return message
+    return _one_line(message)
 
 
-def _neighbours(location: tuple[int | str, ...]) -> str:
-    section: Any = Settings
-    for part in location[:-1]:
-        section = section.model_fields[str(part)].annotation
-    return f"allowed here: {', '.join(sorted(section.model_fields))}"
+def _section(location: tuple[int | str, ...]) -> type[_Section] | None:
+    """Return the section at this place, None when there is none."""
+    section: type[_Section] = Settings
+    for part in location:
+        field = section.model_fields.get(str(part))
+        if field is None or not (isinstance(field.annotation, type) and issubclass(field.annotation, _Section)):
+            return None
+        section = field.annotation
+    return section
+
+
+def _is_secret(location: tuple[int | str, ...]) -> bool:
+    section = _section(location[:1])
+    field = section.model_fields.get(str(location[1])) if section and len(location) > 1 else None
+    return field is not None and "SecretStr" in str(field.annotation)
+
+
+def _one_line(text: object) -> str:
+    return "".join(character if character.isprintable() else repr(character)[1:-1] for character in str(text))
 
 
 def _shown(value: object) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from parts import NOW, card, server
 
 from idl_hub.db import Database
-from idl_hub.gpus.leases import Lease, Leases, Phase, new_lease_id
+from idl_hub.gpus.leases import Lease, Leases, Phase
 from idl_hub.gpus.placement import Rules, choose
 from idl_hub.spawners.host import HostError, Unit
 from idl_hub.spawners.keeper import Keeper
@@ -56,7 +56,7 @@ class Engines:
         return tuple(unit for place, unit in self.units.values() if place == host)
 
     def add(self, host: str, lease: Lease, hub_id: str, running: bool = False) -> str:
-        unit_id = f"unit{next(self.numbers)}"
+        unit_id = f"unit{next(self.numbers):04}"
         unit = Unit(unit_id, lease.id, hub_id, running, tuple(gpu.uuid for gpu in lease.gpus))
         self.units[unit_id] = (host, unit)
         return unit_id
@@ -198,7 +198,7 @@ class Hub:
         self.starts.append(self.loop.create_task(start()))
 
     async def _start(self, user: str, gpu_count: int) -> None:
-        lease_id = new_lease_id()
+        lease_id = f"l{next(self.engines.numbers):04}"  # the same at each run, as hypothesis needs it
         self.keeper.take_in_hand(lease_id)
         got = await self.leases.acquire(lease_id, user, "", lambda holders: self._choose(holders, gpu_count))
         if not isinstance(got, Lease):

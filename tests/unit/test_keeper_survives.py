@@ -9,7 +9,14 @@ from pathlib import Path
 
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 from keeping import Engines, Hub
 from parts import opened, sqlite_url
 
@@ -163,5 +170,5 @@ class Classroom(RuleBasedStateMachine):
             self.hub.turn()
 
 
-TestClassroom = Classroom.TestCase
-TestClassroom.settings = settings(max_examples=40, stateful_step_count=30, deadline=None)
+def test_one_gpu_one_session_whatever_engines_and_crashes_do() -> None:
+    run_state_machine_as_test(Classroom, settings=settings(max_examples=60, stateful_step_count=30, deadline=None))
