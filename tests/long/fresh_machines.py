@@ -16,7 +16,7 @@ from script.lib.places import ROOT
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-PACKAGES = "ca-certificates,python3,git,sudo,systemd,systemd-sysv,dbus,iproute2,procps"
+PACKAGES = "ca-certificates,passwd,python3,git,sudo,systemd,systemd-sysv,dbus,iproute2,procps"
 CERTIFICATES = Path("/usr/local/share/ca-certificates")
 PASSED_ON = ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "npm_config_registry", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
 CHECKOUT = "/home/tester/idl_hub"
