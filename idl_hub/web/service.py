@@ -1,0 +1,60 @@
+"""What the hub and `idl-hub web` must agree on: the service's name, its address and its token."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from typing import TYPE_CHECKING, Any
+
+from idl_hub.people import CUSTOM_SCOPES, USE_WEB
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from idl_hub.settings import Settings
+
+NAME = "web"
+PREFIX = f"/services/{NAME}/"
+_START_SECONDS = 3
+"""The hub waits so long for the service when it starts; a hub without map serves students all the same."""
+
+
+def token(state_directory: Path) -> str:
+    """Return the service's token, made by whichever of the two processes starts first.
+
+    Raises
+    ------
+    OSError
+        When the file cannot be made or read.
+    """
+    file = state_directory / "web-token"
+    fresh = file.with_name(f".web-token.{os.getpid()}")
+    if not file.exists():
+        with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as target:
+            target.write(secrets.token_hex(32))
+        try:
+            os.link(fresh, file)  # whole or not at all, and never over the other's
+        except FileExistsError:
+            pass
+        finally:
+            fresh.unlink()
+    return file.read_text(encoding="ascii").strip()
+
+
+def hub_entry(settings: Settings) -> dict[str, Any]:
+    """Return the service as JupyterHub's configuration lists it."""
+    return {
+        "name": NAME,
+        "url": f"http://127.0.0.1:{settings.hub.web_port}",
+        "api_token": token(settings.hub.state_directory),
+        "oauth_no_confirm": True,
+        "oauth_client_allowed_scopes": [USE_WEB, *CUSTOM_SCOPES],
+        "timeout": _START_SECONDS,
+    }
+
+
+def url_for_servers(settings: Settings) -> str:
+    """Return where students' servers reach the service; they authenticate with their own token."""
+    address = settings.hub.internal_address
+    host = f"[{address}]" if ":" in address else address
+    return f"http://{host}:{settings.hub.web_port}{PREFIX}"
