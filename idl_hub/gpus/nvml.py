@@ -9,12 +9,15 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import threading
 import time
+from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import pynvml
 
+from idl_hub.gpus.processes import NOWHERE, HostProcesses
 from idl_hub.gpus.reading import GPU, HEALTHY, Health, HealthState, Process, ServerReading
 from idl_hub.gpus.sampler import Sampler
 
@@ -63,6 +66,24 @@ def _health_of(code: int, asked: str) -> Health:
     return Health(_STATES.get(code, HealthState.ERROR), code, words)
 
 
+class ErrorCounts:
+    """How often each function answered with which error since the start; values not supported are no errors."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._counts: Counter[tuple[str, int]] = Counter()
+
+    def add(self, function: str, code: int) -> None:
+        """Count one error of this number (``nvmlReturn_t``)."""
+        with self._lock:
+            self._counts[function, code] += 1
+
+    def snapshot(self) -> dict[tuple[str, int], int]:
+        """Return (function, error number) -> how often."""
+        with self._lock:
+            return dict(self._counts)
+
+
 class _GPUStoppedError(Exception):
     """The GPU will not answer anything else either."""
 
@@ -70,8 +91,9 @@ class _GPUStoppedError(Exception):
 class _Questions:
     """Asks for one value after another and remembers the first thing that went wrong."""
 
-    def __init__(self) -> None:
+    def __init__(self, errors: ErrorCounts) -> None:
         self.health = HEALTHY
+        self._errors = errors
 
     def ask(self, function: Callable[..., Any], *arguments: object) -> Any:
         """Return the value, or None where it is not available or its function is broken."""
@@ -83,6 +105,7 @@ class _Questions:
             return None
         if code == pynvml.NVML_ERROR_GPU_IS_LOST or code in NVML_IS_GONE:
             self._stop(code, function)
+        self._errors.add(function.__name__, code)
         if self.health.ok:
             self.health = _health_of(code, function.__name__)
         return None
@@ -95,14 +118,27 @@ class _Questions:
             self._stop(error.value, function)
 
     def _stop(self, code: int, function: Callable[..., Any]) -> NoReturn:
+        self._errors.add(function.__name__, code)
         self.health = _health_of(code, function.__name__)
         raise _GPUStoppedError
 
 
 class Device:
-    """One GPU of an initialised NVML. Used by one thread at a time."""
+    """One GPU of an initialised NVML. Used by one thread at a time.
 
-    def __init__(self, index: int) -> None:
+    Parameters
+    ----------
+    index
+        NVML's number for it.
+    errors
+        Where errors are counted.
+    processes
+        What finds a process by its PID; None where NVML's PIDs cannot be found.
+    """
+
+    def __init__(self, index: int, errors: ErrorCounts, processes: HostProcesses | None) -> None:
+        self._errors = errors
+        self._host_processes = processes
         self.identity = GPU(uuid=None, index=index, health=HEALTHY)
         """What never changes of this GPU, as far as it was readable; all else is None."""
         self._handle: Any = None
@@ -110,7 +146,7 @@ class Device:
 
     def read(self) -> GPU:
         """Return the GPU as it is now. Blocks as long as NVML does; raises nothing of NVML's."""
-        questions = _Questions()
+        questions = _Questions(self._errors)
         try:
             return self._read(questions)
         except _GPUStoppedError:
@@ -125,6 +161,7 @@ class Device:
         utilization = ask(pynvml.nvmlDeviceGetUtilizationRates, handle)
         power_milliwatts = ask(pynvml.nvmlDeviceGetPowerUsage, handle)
         temperature = ask(pynvml.nvmlDeviceGetTemperature, handle, pynvml.NVML_TEMPERATURE_GPU)
+        fan_speed_percent = ask(pynvml.nvmlDeviceGetFanSpeed, handle)
         processes = self._processes(questions)
         return replace(
             self.identity,
@@ -133,8 +170,10 @@ class Device:
             memory_free_bytes=memory and memory.free,
             utilization_ratio=utilization and utilization.gpu / 100,
             temperature_celsius=temperature,
-            power_watts=None if power_milliwatts is None else power_milliwatts / 1000,
+            power_watts=_thousandth(power_milliwatts),
             processes=processes,
+            memory_utilization_ratio=utilization and utilization.memory / 100,
+            fan_speed_ratio=None if fan_speed_percent is None else fan_speed_percent / 100,
             health=questions.health,
         )
 
@@ -146,6 +185,7 @@ class Device:
             uuid=questions.require(pynvml.nvmlDeviceGetUUID, handle),
             name=questions.ask(pynvml.nvmlDeviceGetName, handle),
             pci_bus_id=pci and _text(pci.busId),
+            power_limit_watts=_thousandth(questions.ask(pynvml.nvmlDeviceGetEnforcedPowerLimit, handle)),
         )
         self._handle = handle
 
@@ -156,7 +196,12 @@ class Device:
             return None
         found = {entry.pid: entry.usedGpuMemory for entry in [*(graphics or ()), *(compute or ())]}
         self._process_names = {pid: self._process_name(pid) for pid in found}
-        return tuple(Process(pid, used, self._process_names[pid]) for pid, used in found.items())
+        return tuple(self._process(pid, used) for pid, used in found.items())
+
+    def _process(self, pid: int, memory_used_bytes: int | None) -> Process:
+        where = NOWHERE if self._host_processes is None else self._host_processes.find(pid)
+        name = self._process_names[pid]
+        return Process(pid, memory_used_bytes, name, where.origin, where.container_id, where.uid)
 
     def _process_name(self, pid: int) -> str | None:
         known = self._process_names.get(pid)
@@ -166,6 +211,10 @@ class Device:
             return str(pynvml.nvmlSystemGetProcessName(pid))
         except (pynvml.NVMLError, UnicodeDecodeError):  # gone, not ours to see, or named to annoy
             return None
+
+
+def _thousandth(value: int | None) -> float | None:
+    return None if value is None else value / 1000
 
 
 def _text(value: str | bytes) -> str:
@@ -185,6 +234,8 @@ class Nvml:
     library
         The simulator's library, to load in place of the driver's ``libnvidia-ml.so.1``. One process has
         one NVML: it must be loaded before anything else loads the driver's.
+    processes
+        What finds the container of a process by its PID.
     clock, monotonic
         Where the time comes from.
     """
@@ -194,13 +245,16 @@ class Nvml:
         server: str,
         *,
         library: Path | None = None,
+        processes: HostProcesses | None = None,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self.devices: tuple[Device, ...] = ()
         self.health = Health(HealthState.ERROR, words="NVML was not asked yet")
+        self.errors = ErrorCounts()
         self._server = server
         self._library = library
+        self._processes = processes or HostProcesses()
         self._clock = clock
         self._monotonic = monotonic
         self._driver_version: str | None = None
@@ -226,16 +280,19 @@ class Nvml:
         self.close()
         try:
             self._load()
-            pynvml.nvmlInit()
+            self._ask(pynvml.nvmlInit)
             self._initialised = True
-            self._driver_version = str(pynvml.nvmlSystemGetDriverVersion())
-            count: int = pynvml.nvmlDeviceGetCount()
+            self._driver_version = str(self._ask(pynvml.nvmlSystemGetDriverVersion))
+            count: int = self._ask(pynvml.nvmlDeviceGetCount)
         except pynvml.NVMLError as error:
             self._fail(_health_of(error.value, "Starting NVML"))
         except OSError as error:
             self._fail(Health(HealthState.NO_LIBRARY, words=f"{self._library} cannot be loaded: {error}"))
         else:
-            self.devices = tuple(Device(index) for index in range(count))
+            # A simulated driver gives the PIDs that it was told, in whatever namespace that was.
+            findable = self._simulated or self._processes.are_the_hosts()
+            processes = self._processes if findable else None
+            self.devices = tuple(Device(index, self.errors, processes) for index in range(count))
             self.health = HEALTHY
             self._retry_seconds = 0.0
 
@@ -274,6 +331,13 @@ class Nvml:
             driver_version=self._driver_version,
             simulated=self._simulated,
         )
+
+    def _ask(self, function: Callable[[], Any]) -> Any:
+        try:
+            return function()
+        except pynvml.NVMLError as error:
+            self.errors.add(function.__name__, error.value)
+            raise
 
     def _load(self) -> None:
         if self._library is not None:

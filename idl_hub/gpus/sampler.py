@@ -8,70 +8,23 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import threading
 import time
 from concurrent.futures import Future
-from queue import SimpleQueue
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from idl_hub.gpus.reading import GPU, Health, HealthState, ServerReading
+from idl_hub.gpus.worker import Worker
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
+    from idl_hub.gpus.figures import FigureReader
     from idl_hub.gpus.nvml import Device, Nvml
 
 log = logging.getLogger(__name__)
-
-
-class _Worker:
-    """Does one blocking job, once for each request, in a thread of its own."""
-
-    def __init__(self, name: str, job: Callable[[], None], done: threading.Condition) -> None:
-        self.busy_since: float | None = None
-        self.last_seconds: float | None = None
-        """How long the last finished job took; None: none finished yet."""
-        self.failed = False
-        """Whether the last finished job raised."""
-        self._job = job
-        self._done = done
-        self._requests: SimpleQueue[bool] = SimpleQueue()
-        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
-        self._thread.start()
-
-    def request(self) -> None:
-        """Have the job done once more; without effect while it is under way."""
-        if self.busy_since is None:
-            self.busy_since = time.monotonic()
-            self._requests.put(True)
-
-    def busy_seconds(self) -> float:
-        """Return for how long the job has been under way; 0 when it is not."""
-        since = self.busy_since
-        return 0.0 if since is None else time.monotonic() - since
-
-    def stop(self) -> None:
-        """Let the thread end, now or when its job returns."""
-        self._requests.put(False)
-
-    def join(self, timeout: float) -> bool:
-        """Return whether the thread ended in time."""
-        self._thread.join(timeout)
-        return not self._thread.is_alive()
-
-    def _run(self) -> None:
-        while self._requests.get():
-            start = time.monotonic()
-            try:
-                self._job()
-                self.failed = False
-            except Exception:
-                self.failed = True
-                log.exception("%s failed", self._thread.name)  # the next request tries again
-            with self._done:
-                self.last_seconds = time.monotonic() - start
-                self.busy_since = None
-                self._done.notify_all()
 
 
 class _GPUReader:
@@ -79,7 +32,7 @@ class _GPUReader:
 
     def __init__(self, device: Device, done: threading.Condition) -> None:
         self.device = device
-        self.worker = _Worker(f"NVML GPU {device.identity.index}", self._read, done)
+        self.worker = Worker(f"NVML GPU {device.identity.index}", self._read, done)
         self._last: GPU | None = None
 
     def _read(self) -> None:
@@ -120,18 +73,32 @@ class Sampler:
         Seconds after which a GPU that does not answer counts as hung.
     start_deadline
         The same for starting NVML, which wakes the GPUs up and may take some seconds each.
+    figures
+        Reads how the server itself is doing; None leaves that out.
     """
 
-    def __init__(self, nvml: Nvml, *, period: float = 1.0, deadline: float = 5.0, start_deadline: float = 60.0) -> None:
+    def __init__(
+        self,
+        nvml: Nvml,
+        *,
+        period: float = 1.0,
+        deadline: float = 5.0,
+        start_deadline: float = 60.0,
+        figures: FigureReader | None = None,
+    ) -> None:
+        self.last_success_at: float | None = None
+        """When NVML and at least one GPU, if there are any, last answered; seconds since the epoch."""
         self._nvml = nvml
+        self._figures = figures
         self._period = period
         self._deadline = deadline
         self._start_deadline = start_deadline
         self._done = threading.Condition()
         self._stopping = threading.Event()
-        self._opener: _Worker | None = None
+        self._opener: Worker | None = None
         self._readers: list[_GPUReader] = []
-        self._latest: ServerReading | None = None
+        self._latest: tuple[ServerReading, float] | None = None
+        """The newest reading and, by the monotonic clock, when it was taken."""
         self._first: Future[None] = Future()
         self._thread = threading.Thread(target=self._run, name="NVML sampler", daemon=True)
 
@@ -147,6 +114,8 @@ class Sampler:
             self._done.notify_all()
         if self._thread.ident is not None:
             self._thread.join(timeout)
+        if self._figures is not None:
+            self._figures.stop()
         workers = [reader.worker for reader in self._readers]
         if self._opener is not None:
             workers.append(self._opener)
@@ -158,7 +127,11 @@ class Sampler:
 
     def latest(self) -> ServerReading | None:
         """Return the newest reading at once; None before the first one. Its `taken_at` tells its age."""
-        return self._latest
+        return self._latest[0] if self._latest else None
+
+    def age_seconds(self) -> float:
+        """Return how old the newest reading is, whatever happens to the clock; infinite before the first one."""
+        return time.monotonic() - self._latest[1] if self._latest else math.inf
 
     async def wait_first(self, timeout: float) -> ServerReading:
         """Return the newest reading as soon as there is one.
@@ -170,10 +143,10 @@ class Sampler:
         """
         await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(self._first)), timeout)
         assert self._latest is not None  # noqa: S101 - that is what the future stands for
-        return self._latest
+        return self._latest[0]
 
     def _run(self) -> None:
-        self._opener = opener = _Worker("NVML start", self._nvml.open, self._done)
+        self._opener = opener = Worker("NVML start", self._nvml.open, self._done)
         next_tick = time.monotonic()
         while not self._stopping.is_set():
             next_tick = max(next_tick + self._period, time.monotonic())
@@ -183,8 +156,9 @@ class Sampler:
                 log.exception("Reading the GPUs failed; the next try is in %g s", self._period)
             self._stopping.wait(max(0.0, next_tick - time.monotonic()))
 
-    def _tick(self, opener: _Worker, end: float) -> None:
+    def _tick(self, opener: Worker, end: float) -> None:
         """Ask all that are idle, wait for those that are not overdue, publish what is there."""
+        started = time.monotonic()
         if not self._nvml.health.ok:
             opener.request()
             self._wait_for([opener], end)
@@ -196,7 +170,8 @@ class Sampler:
             reader.worker.request()
         self._wait_for([reader.worker for reader in self._readers if not reader.overdue(self._deadline)], end)
         if all(reader.settled(self._deadline) for reader in self._readers):
-            self._publish(self._nvml.assemble(reader.reading(self._deadline) for reader in self._readers))
+            reading = self._nvml.assemble(reader.reading(self._deadline) for reader in self._readers)
+            self._publish(replace(reading, duration_seconds=time.monotonic() - started))
 
     def _publish_without_gpus(self, starting_seconds: float) -> None:
         hung = starting_seconds > self._start_deadline
@@ -214,7 +189,7 @@ class Sampler:
             reader.worker.stop()
         self._readers = [_GPUReader(device, self._done) for device in devices]
 
-    def _wait_for(self, workers: Sequence[_Worker], end: float) -> None:
+    def _wait_for(self, workers: Sequence[Worker], end: float) -> None:
         def over() -> bool:
             return self._stopping.is_set() or all(worker.busy_since is None for worker in workers)
 
@@ -222,6 +197,10 @@ class Sampler:
             self._done.wait_for(over, max(0.0, end - time.monotonic()))
 
     def _publish(self, reading: ServerReading) -> None:
-        self._latest = reading
+        if reading.health.ok and (not reading.gpus or any(gpu.health.ok for gpu in reading.gpus)):
+            self.last_success_at = reading.taken_at
+        if self._figures is not None:
+            reading = replace(reading, figures=self._figures.read())
+        self._latest = reading, time.monotonic()
         if not self._first.done():
             self._first.set_result(None)
