@@ -124,6 +124,8 @@ def _standing(
     age_seconds = now - server.taken_at
     if age_seconds > rules.reading_max_age_seconds:
         return State.UNKNOWN, f"no reading for {age_seconds:.0f} s"
+    if age_seconds < -rules.reading_max_age_seconds:
+        return State.UNKNOWN, f"its server's clock is {-age_seconds:.0f} s ahead of the hub's"
     if not gpu.health.ok:
         return State.SICK, gpu.health.words or gpu.health.state.value
     if gpu.utilization_ratio is not None and gpu.utilization_ratio >= rules.busy_utilization_ratio:

@@ -30,6 +30,15 @@ _RUNNING_STATES = frozenset({"running", "paused", "restarting"})
 _GONE_SECONDS = 60
 
 
+class _Client(docker.APIClient):
+    """Proxies and certificate bundles of the environment are for the internet, not for our engines.
+
+    Said in the class, since the first request is sent while a client is being made.
+    """
+
+    trust_env = property(lambda _: False, lambda *_: None)
+
+
 class Engine:
     """A host whose sessions are containers.
 
@@ -66,15 +75,12 @@ class Engine:
         """The docker-py client, connected at first use; blocks, so never use it on the loop before `call`."""
         with self._connecting:
             if self._client is None:
-                client = docker.APIClient(
+                self._client = _Client(
                     base_url=self.url,
                     version="auto",
                     timeout=self._timeout_seconds,
                     max_pool_size=self._threads,
                 )
-                # Proxies and certificate bundles of the environment are for the internet, not for our engines.
-                client.trust_env = False
-                self._client = client
             return self._client
 
     async def call(self, method: str, *args: Any, lease_id: str = "", timeout_seconds: float = 0, **kwargs: Any) -> Any:
@@ -103,7 +109,9 @@ class Engine:
         # The extra time lets the client's own timeout speak first.
         deadline = max(timeout_seconds, self._timeout_seconds) + 5
         try:
-            return await asyncio.wait_for(asyncio.shield(future), deadline)
+            # Not wait_for: Python 3.11's can lose a cancellation that comes together with the answer.
+            async with asyncio.timeout(deadline):
+                return await asyncio.shield(future)
         except TimeoutError:
             future.add_done_callback(_swallow)
             raise HostError(f"The Docker engine of {self.name} gave no answer within {deadline:.0f} s.") from None

@@ -321,8 +321,10 @@ async def test_giving_back_waits_for_calls_under_way_and_removes_what_they_made(
     with suppress(asyncio.CancelledError):
         await creating
     room.keeper.give_back_soon(lease, "cancelled")
-    assert await room.live() == [("l1", Phase.RESERVED)]
+    await until(lambda: room.leases.read_live()[0].phase is Phase.STOPPING)
     room.engines.slow.clear()
+    await asyncio.sleep(0.1)  # time enough to end the lease too early
+    assert await room.live() == [("l1", Phase.STOPPING)]
     await answer(room, "gpu1")
     await room.finish()
     assert room.engines.units == {}
