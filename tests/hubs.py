@@ -36,7 +36,8 @@ import os
 
 c = get_config()
 load_subconfig({shipped!r})
-c.JupyterHub.services = [{{"name": "tests", "api_token": os.environ["IDLHUB_TEST_TOKEN"], "admin": True}}]
+tests = {{"name": "tests", "api_token": os.environ["IDLHUB_TEST_TOKEN"], "admin": True}}
+c.JupyterHub.services = [*c.JupyterHub.services, tests]
 {more}
 """
 Found = TypeVar("Found")
@@ -276,6 +277,11 @@ class Hub:
         hub_cookies = [cookie.value for cookie in session.cookies if cookie.name == "_xsrf" and "hub" in cookie.path]
         session.headers["X-XSRFToken"] = str(hub_cookies[-1])
         return session
+
+    @property
+    def secrets(self) -> tuple[str, str]:
+        """The tokens of the proxy and of the tests' admin service, which nobody else may learn."""
+        return self._proxy_token, self._token
 
     @property
     def hub_id(self) -> str:

@@ -98,6 +98,7 @@ class GPUDockerSpawner(GPUSpawnerMixin, DockerSpawner):
         self.object_name = self._render_templates(self.name_template)
         if chosen := self.user_options.get("image"):
             self.image = await self.check_allowed(chosen)
+        started = False
         try:
             await self._have_image()
             created = await self.create_object()
@@ -105,10 +106,15 @@ class GPUDockerSpawner(GPUSpawnerMixin, DockerSpawner):
             await self.advance(lease, Phase.CREATING, self.object_id)
             self.say(40, "Your container is made; starting it")
             await self.start_object()
+            started = True
             if self.post_start_cmd:
                 await self.post_start_exec()
             return await self._published_address(lease)
-        except APIError as error:
+        except (APIError, HostError) as error:
+            if started:
+                await self.check_alive(lease)  # what is asked of a container that has ended fails in many ways
+            if isinstance(error, HostError):
+                raise
             raise self._refused(error) from error
 
     async def _published_address(self, lease: Lease) -> tuple[str, int]:
@@ -135,7 +141,7 @@ class GPUDockerSpawner(GPUSpawnerMixin, DockerSpawner):
         self.log.error("%s: the engine refused: %s", self._log_name, error)
         if isinstance(error, ImageNotFound | NotFound):
             what = f"The image {self.image} or something else your server needs is missing on its machine."
-        elif error.status_code == 409:
+        elif error.status_code == 409 and not self.object_id:
             what = f"A container named {self.object_name} is in the way, and it is not yours to remove."
         else:
             what = f"The Docker engine refused to start your server: {error.explanation or error}."

@@ -63,5 +63,3 @@ def labels(container: str) -> dict[str, str]:
 def volumes(hub: Hub) -> set[str]:
     """Return the volumes of this hub's students; others could only be a container's own, which go with it."""
     return set(docker("volume", "ls", "-q", "--filter", f"name={hub.volume_prefix}").split())
-
-
