@@ -14,12 +14,13 @@ from idl_hub.db import Database
 from idl_hub.db.accounts import NAME_PATTERN
 from idl_hub.gpus.leases import Leases
 from idl_hub.login import AccountNamesMixin, DemoAuthenticator
-from idl_hub.people import GROUPS, ROLES, demo_people
+from idl_hub.people import CUSTOM_SCOPES, GROUPS, ROLES, SERVER_TOKEN_SCOPES, demo_people
 from idl_hub.settings import Settings, SettingsError
 from idl_hub.spawners import GPUDockerSpawner, GPUProcessSpawner, GPUSpawnerMixin
 from idl_hub.spawners.engine import Engine
 from idl_hub.spawners.process import LocalProcesses
 from idl_hub.spawners.runtime import Runtime
+from idl_hub.web import service as web_service
 
 if TYPE_CHECKING:
     from idl_hub.spawners.host import Host
@@ -41,6 +42,7 @@ def configure(c: Any, settings: Settings) -> None:
     _hub(c, settings)
     _pages(c, settings)
     _people(c, settings)
+    _services(c, settings)
     _spawner(c, settings)
     _runtime(settings)
 
@@ -84,6 +86,12 @@ def _people(c: Any, settings: Settings) -> None:
         c.DemoAuthenticator.user_password = _demo_password(settings)
 
 
+def _services(c: Any, settings: Settings) -> None:
+    c.JupyterHub.custom_scopes = CUSTOM_SCOPES
+    # Not a child of the hub, which would end it with itself: whoever starts the hub starts `idl-hub web` as well.
+    c.JupyterHub.services = [web_service.hub_entry(settings)]
+
+
 def _demo_password(settings: Settings) -> str:
     file = settings.login.demo_password_file
     if file is None:
@@ -108,6 +116,8 @@ def _spawner(c: Any, settings: Settings) -> None:
     c.Spawner.default_url = "/lab"
     c.Spawner.mem_limit = wanted.memory_limit
     c.Spawner.cpu_limit = wanted.cpu_limit
+    c.Spawner.server_token_scopes = list(SERVER_TOKEN_SCOPES)
+    c.Spawner.environment = {"IDLHUB_WEB_URL": web_service.url_for_servers(settings)}
     simulator_state = str(settings.gpus.simulator_state) if settings.gpus.simulated else ""
     if wanted.kind == "docker":
         c.JupyterHub.spawner_class = GPUDockerSpawner
@@ -136,9 +146,7 @@ def _spawner(c: Any, settings: Settings) -> None:
 
 def _runtime(settings: Settings) -> None:
     """Open the ledger and hand it to spawners and logins; in a hub that starts, run it in the hub's loop."""
-    database = Database(
-        _secret(settings.hub.database_url) or f"sqlite:///{settings.hub.state_directory}/idl_hub.sqlite"
-    )
+    database = Database(settings.hub.database_address)
     database.upgrade()
     if settings.gpus.simulated:
         # The stand-in library reads where its state is from the environment, as it does in containers.

@@ -1,5 +1,6 @@
-"""Our tables, their history, and the one way to them."""
+"""Our tables, their history, and the ways to them."""
 
 from idl_hub.db.database import Database, DatabaseError
+from idl_hub.db.reader import Reader
 
-__all__ = ["Database", "DatabaseError"]
+__all__ = ["Database", "DatabaseError", "Reader"]

@@ -8,7 +8,7 @@ import time
 from typing import TYPE_CHECKING
 
 from idl_hub.gpus.leases import Lease, new_lease_id
-from idl_hub.gpus.line import Line, Ticket, TicketState
+from idl_hub.gpus.line import OPEN_WITHIN_SECONDS, Line, Ticket, TicketState
 from idl_hub.spawners.hub_api import HubAPI, HubAPIError
 
 if TYPE_CHECKING:
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("idl_hub.line")
 
-OPEN_WITHIN_SECONDS = 600
 _MOST_ATTEMPTS = 3
 _LOOK_EVERY_SECONDS = 2.0
 _USE_EVERY_SECONDS = 10.0
