@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,10 +15,11 @@ from idl_hub.db import Database
 from idl_hub.db.accounts import NAME_PATTERN
 from idl_hub.gpus.leases import Leases
 from idl_hub.login import AccountNamesMixin, DemoAuthenticator
-from idl_hub.people import GROUPS, ROLES, demo_people
+from idl_hub.people import GROUPS, HELPER, ROLES, demo_people
 from idl_hub.settings import Settings, SettingsError
 from idl_hub.spawners import GPUDockerSpawner, GPUProcessSpawner, GPUSpawnerMixin
 from idl_hub.spawners.engine import Engine
+from idl_hub.spawners.hub_api import HubAPI
 from idl_hub.spawners.process import LocalProcesses
 from idl_hub.spawners.runtime import Runtime
 
@@ -41,6 +43,7 @@ def configure(c: Any, settings: Settings) -> None:
     _hub(c, settings)
     _pages(c, settings)
     _people(c, settings)
+    _services(c, settings)
     _spawner(c, settings)
     _runtime(settings)
 
@@ -82,6 +85,27 @@ def _people(c: Any, settings: Settings) -> None:
         c.JupyterHub.authenticator_class = DemoAuthenticator
         c.DemoAuthenticator.allowed_users = {name for names in people.values() for name in names}
         c.DemoAuthenticator.user_password = _demo_password(settings)
+
+
+def _services(c: Any, settings: Settings) -> None:
+    """Register what asks the hub from outside its request handlers, each with a token for just that."""
+    c.JupyterHub.services = [{"name": HELPER, "api_token": _service_token(settings, HELPER)}]
+
+
+def _service_token(settings: Settings, name: str) -> str:
+    """Return the token of a service, made once and kept in a file that only the hub may read."""
+    file = settings.hub.state_directory / f"{name}-token"
+    try:
+        if not file.exists():
+            new = file.with_suffix(".new")
+            new.touch(mode=0o600)
+            new.write_text(secrets.token_hex(32), encoding="ascii")
+            new.replace(file)  # whole or not at all, also when the hub is killed here
+        return file.read_text(encoding="ascii").strip()
+    except OSError as error:
+        raise SettingsError(
+            f"hub.state_directory is {str(file.parent)!r}; {file.name} cannot be used: {error}"
+        ) from error
 
 
 def _demo_password(settings: Settings) -> str:
@@ -143,7 +167,13 @@ def _runtime(settings: Settings) -> None:
     if settings.gpus.simulated:
         # The stand-in library reads where its state is from the environment, as it does in containers.
         os.environ["IDLHUB_SIMULATOR_STATE"] = str(settings.gpus.simulator_state)
-    runtime = Runtime(settings, database, _hosts(settings), Leases(database).read_hub_id())
+    hub = settings.hub
+    api = HubAPI(
+        f"{_url(hub.internal_address, hub.internal_port)}/hub/api",
+        _service_token(settings, HELPER),
+        lambda: JupyterHub.instance().proxy,
+    )
+    runtime = Runtime(settings, database, _hosts(settings), Leases(database).read_hub_id(), api)
     GPUSpawnerMixin.runtime = runtime
     AccountNamesMixin.accounts = runtime.accounts
     try:
