@@ -12,7 +12,6 @@ from jupyterhub.spawner import Spawner
 from jupyterhub.utils import url_path_join
 from traitlets import default
 
-from idl_hub.gpus.leases import Lease, Phase
 from idl_hub.gpus.line import Ticket, positions
 from idl_hub.gpus.placement import NoGPU
 from idl_hub.spawners import options
@@ -23,6 +22,7 @@ from idl_hub.spawners.refusal import Refusal
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from idl_hub.gpus.leases import Lease, Phase
     from idl_hub.spawners.host import Host
     from idl_hub.spawners.runtime import Runtime
 
@@ -69,7 +69,7 @@ class GPUSpawnerMixin(Spawner):
             address = await self.launch(lease)
             progress.say(60, "JupyterLab is starting")
             await self._wait_until_answering(lease, address)
-            await self.advance(lease, Phase.RUNNING)
+            await self._is_ready(lease)
         except BaseException as error:
             self.lease = None
             if lease is not None:
@@ -94,6 +94,10 @@ class GPUSpawnerMixin(Spawner):
             )
         except Exception:  # a lost line of a record is no reason to stop a server that runs
             self.log.exception("%s runs, but that could not be written down", self._log_name)
+
+    async def _is_ready(self, lease: Lease) -> None:
+        if not await self.runtime.leases.ready(lease.id, self.runtime.ends_at(lease)):
+            raise _stopped_meanwhile()
 
     async def advance(self, lease: Lease, phase: Phase, container_id: str | None = None) -> None:
         """Note how far the start is; raise when somebody ended the lease meanwhile, so that nothing starts for it."""
@@ -318,3 +322,7 @@ class GPUSpawnerMixin(Spawner):
         if host is None:
             raise HostError(f"{lease.server} is not among the servers in the settings.")
         return host
+
+
+def _stopped_meanwhile() -> Refusal:
+    return Refusal("Your server was stopped while it was starting. Start it again when you like.", "stopped", 409)

@@ -5,21 +5,25 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from typing import TYPE_CHECKING, Any
 
 from idl_hub.db.accounts import Accounts
 from idl_hub.db.commands import Commands
 from idl_hub.db.events import Events
 from idl_hub.gpus.fleet import Fleet
+from idl_hub.gpus.idle import IdleTracker
 from idl_hub.gpus.leases import Lease, Leases, Phase, new_lease_id
 from idl_hub.gpus.line import Line, Ticket, TicketState
 from idl_hub.gpus.nvml import Nvml
 from idl_hub.gpus.placement import Choice, NoGPU, Rules
+from idl_hub.gpus.reclaim import Policy
 from idl_hub.gpus.sampler import Sampler
 from idl_hub.gpus.service import OutOfService
 from idl_hub.spawners.executor import Executor
 from idl_hub.spawners.keeper import Keeper
 from idl_hub.spawners.line_keeper import LineKeeper
+from idl_hub.spawners.sessions import Sessions, ends_at
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -79,6 +83,9 @@ class Runtime:
             self._known_gpus,
             lambda: set(self.keeper.hosts),
         )
+        self._policy = policy_from(settings)
+        self._sessions = Sessions(database, self.fleet, IdleTracker(), self.line, self.events, api, self._policy)
+        self._sessions.execute_for(self.executor)
         # Read once, before any spawner loads its state: load_state cannot wait.
         self._at_start = {lease.id: lease for lease in self.leases.read_live()}
 
@@ -98,7 +105,8 @@ class Runtime:
                 await asyncio.shield(hub_has_loaded)
             self.keeper.hub_is_up()
             # Only now does JupyterHub answer, which both ask to start and stop servers.
-            serving += [asyncio.create_task(self.line_keeper.run()), asyncio.create_task(self.executor.run())]
+            parts = (self.line_keeper, self.executor, self._sessions)
+            serving += [asyncio.create_task(part.run()) for part in parts]
             await asyncio.gather(keeping, *serving)
         finally:
             for task in (keeping, *serving):
@@ -175,6 +183,10 @@ class Runtime:
         if not isinstance(found, Lease) or found.id != lease_id:
             self.keeper.let_go(lease_id)
 
+    def ends_at(self, lease: Lease) -> float | None:
+        """Return when a session that is ready now must end at the latest."""
+        return ends_at(lease, self._policy, time.time())
+
     def lease_at_start(self, lease_id: str) -> Lease | None:
         """Return a lease whose server ran when this hub started, and note that its server is known.
 
@@ -185,3 +197,15 @@ class Runtime:
             return None
         self.keeper.claim(lease_id)
         return lease
+
+
+def policy_from(settings: Settings) -> Policy:
+    """Return the settings of sessions as the rule reads them."""
+    sessions = settings.sessions
+    return Policy(
+        idle_while_others_wait_seconds=sessions.idle_minutes_while_others_wait * 60,
+        idle_alone_seconds=None if sessions.idle_minutes is None else sessions.idle_minutes * 60,
+        warning_seconds=sessions.idle_warning_minutes * 60,
+        longest_seconds=None if sessions.longest_hours is None else sessions.longest_hours * 3600,
+        extension_seconds=sessions.extension_hours * 3600,
+    )
