@@ -14,12 +14,14 @@ from idl_hub.db import Database
 from idl_hub.db.accounts import NAME_PATTERN
 from idl_hub.gpus.leases import Leases
 from idl_hub.login import AccountNamesMixin, DemoAuthenticator
-from idl_hub.people import CUSTOM_SCOPES, GROUPS, ROLES, SERVER_TOKEN_SCOPES, demo_people
+from idl_hub.people import CUSTOM_SCOPES, GROUPS, HELPER, ROLES, SERVER_TOKEN_SCOPES, demo_people
 from idl_hub.settings import Settings, SettingsError
 from idl_hub.spawners import GPUDockerSpawner, GPUProcessSpawner, GPUSpawnerMixin
 from idl_hub.spawners.engine import Engine
+from idl_hub.spawners.hub_api import HubAPI
 from idl_hub.spawners.process import LocalProcesses
 from idl_hub.spawners.runtime import Runtime
+from idl_hub.tokens import service_token
 from idl_hub.web import service as web_service
 
 if TYPE_CHECKING:
@@ -87,9 +89,13 @@ def _people(c: Any, settings: Settings) -> None:
 
 
 def _services(c: Any, settings: Settings) -> None:
+    """Register what asks the hub from outside its request handlers, each with a token for just that."""
     c.JupyterHub.custom_scopes = CUSTOM_SCOPES
-    # Not a child of the hub, which would end it with itself: whoever starts the hub starts `idl-hub web` as well.
-    c.JupyterHub.services = [web_service.hub_entry(settings)]
+    # `web` is not a child of the hub, which would end it with itself: whoever starts the hub starts it as well.
+    c.JupyterHub.services = [
+        web_service.hub_entry(settings),
+        {"name": HELPER, "api_token": service_token(settings.hub.state_directory, HELPER)},
+    ]
 
 
 def _demo_password(settings: Settings) -> str:
@@ -151,7 +157,13 @@ def _runtime(settings: Settings) -> None:
     if settings.gpus.simulated:
         # The stand-in library reads where its state is from the environment, as it does in containers.
         os.environ["IDLHUB_SIMULATOR_STATE"] = str(settings.gpus.simulator_state)
-    runtime = Runtime(settings, database, _hosts(settings), Leases(database).read_hub_id())
+    hub = settings.hub
+    api = HubAPI(
+        f"{_url(hub.internal_address, hub.internal_port)}/hub/api",
+        service_token(hub.state_directory, HELPER),
+        lambda: JupyterHub.instance().proxy,
+    )
+    runtime = Runtime(settings, database, _hosts(settings), Leases(database).read_hub_id(), api)
     GPUSpawnerMixin.runtime = runtime
     AccountNamesMixin.accounts = runtime.accounts
     try:

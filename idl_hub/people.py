@@ -6,6 +6,9 @@ from typing import Any
 
 GROUPS = ("students", "assistants", "lecturers", "admins")
 
+HELPER = "idl-hub"
+"""The service in whose name the hub itself starts and stops servers: for the line, and for who ends a session."""
+
 _OF_STUDENTS = "group=students"
 
 USE_WEB = "access:services!service=web"
@@ -52,6 +55,12 @@ ROLES: tuple[dict[str, Any], ...] = (
             f"{WRITE_SESSIONS}!{_OF_STUDENTS}",
         ],
         "groups": ["lecturers"],
+    },
+    {
+        "name": "idlhub-helper",
+        "description": "Start and stop servers when the line or an admin says so",
+        "scopes": ["servers"],
+        "services": [HELPER],
     },
     {
         "name": "idlhub-admins",

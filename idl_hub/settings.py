@@ -224,7 +224,25 @@ class SpawnerSettings(_Section):
     )
 
 
-_SECTIONS = frozenset({"hub", "login", "gpus", "spawner"})
+class SessionSettings(_Section):
+    """How long a session may let its GPU idle, and last. Sessions without a GPU are not meant."""
+
+    idle_minutes_while_others_wait: float = Field(
+        20, gt=0, description="A GPU idle by NVML for so long is taken back, after a warning, while others wait."
+    )
+    idle_minutes: float | None = Field(480, gt=0, description="The same while nobody waits; when empty (null), never.")
+    idle_warning_minutes: float = Field(
+        10, gt=0, description="Time between the warning in JupyterLab and the end of an idle session."
+    )
+    longest_hours: float | None = Field(
+        24, gt=0, description="The longest a session with a GPU may last, training or not; when empty (null), no limit."
+    )
+    extension_hours: float = Field(
+        12, gt=0, description="By how much its holder may make a session longer while nobody waits."
+    )
+
+
+_SECTIONS = frozenset({"hub", "login", "gpus", "sessions", "spawner"})
 
 
 class Settings(_Section):
@@ -236,6 +254,9 @@ class Settings(_Section):
     hub: HubSettings = Field(HubSettings(), description="Where the hub listens and keeps its state.")
     login: LoginSettings = Field(LoginSettings(), description="Who may log in, and how.")
     gpus: GPUSettings = Field(GPUSettings(), description="Which cards there are and when one is passed over.")
+    sessions: SessionSettings = Field(
+        SessionSettings(), description="How long a session may let its GPU idle, and last."
+    )
     spawner: SpawnerSettings = Field(SpawnerSettings(), description="What a student's server is and may use.")
 
     @model_validator(mode="after")

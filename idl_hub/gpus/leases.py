@@ -125,6 +125,18 @@ class Leases:
 
         return await self._database.run(move)
 
+    async def ready(self, lease_id: str, ends_at: float | None) -> bool:
+        """Note that the server answers, and when it must end at the latest. False when the lease has ended."""
+
+        def move(session: Session) -> bool:
+            row = session.get(LeaseRow, lease_id)
+            if row is None or row.phase == Phase.ENDED:
+                return False
+            row.phase, row.ready_at, row.ends_at = Phase.RUNNING, self._clock(), ends_at
+            return True
+
+        return await self._database.run(move)
+
     async def end(self, lease_id: str, ending: str) -> bool:
         """Free what the lease holds. False when it had ended before."""
 

@@ -274,6 +274,16 @@ class Line:
 
         return await self._database.run(finish)
 
+    async def end_of_lease(self, lease_id: str, state: TicketState, ending: str) -> None:
+        """End the ticket that a lease was reserved for, if there is one."""
+
+        def finish(session: Session) -> None:
+            query = select(TicketRow).where(TicketRow.lease_id == lease_id, TicketRow.ended_at.is_(None))
+            for row in session.scalars(query):
+                self._end(row, state, ending)
+
+        await self._database.run(finish)
+
     async def to_front(self, ticket_id: str, by: str) -> Ticket | None:
         """Move a waiting ticket before all others, and record who did it; None when it does not wait."""
 

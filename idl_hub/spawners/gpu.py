@@ -12,7 +12,7 @@ from jupyterhub.spawner import Spawner
 from jupyterhub.utils import url_path_join
 from traitlets import default
 
-from idl_hub.gpus.leases import Lease, Phase
+from idl_hub.gpus.line import Ticket, positions
 from idl_hub.gpus.placement import NoGPU
 from idl_hub.spawners import options
 from idl_hub.spawners.host import HostError
@@ -22,6 +22,7 @@ from idl_hub.spawners.refusal import Refusal
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from idl_hub.gpus.leases import Lease, Phase
     from idl_hub.spawners.host import Host
     from idl_hub.spawners.runtime import Runtime
 
@@ -68,19 +69,35 @@ class GPUSpawnerMixin(Spawner):
             address = await self.launch(lease)
             progress.say(60, "JupyterLab is starting")
             await self._wait_until_answering(lease, address)
-            await self.advance(lease, Phase.RUNNING)
+            await self._is_ready(lease)
         except BaseException as error:
             self.lease = None
             if lease is not None:
-                self.runtime.keeper.give_back_soon(lease, _ending(error))
+                self.runtime.give_up_start(lease, error)
             progress.close()
             if isinstance(error, HostError):
                 raise self._host_failed(error) from error
             raise
         self.runtime.keeper.claim(lease.id)
+        await self._note_ready(lease)
         progress.say(95, "JupyterLab answers; opening it")
         progress.close()
         return address
+
+    async def _note_ready(self, lease: Lease) -> None:
+        """Tell line and record; the server runs, so nothing here may fail its start."""
+        try:
+            await self.runtime.line.ready(self.user.name, self.name, lease.id)
+            gpus = ", ".join(f"GPU {gpu.index}" for gpu in lease.gpus) or "no GPU"
+            await self.runtime.events.note(
+                "start", f"the server runs on {lease.server} with {gpus}", user=self.user.name, lease_id=lease.id
+            )
+        except Exception:  # a lost line of a record is no reason to stop a server that runs
+            self.log.exception("%s runs, but that could not be written down", self._log_name)
+
+    async def _is_ready(self, lease: Lease) -> None:
+        if not await self.runtime.leases.ready(lease.id, self.runtime.ends_at(lease)):
+            raise _stopped_meanwhile()
 
     async def advance(self, lease: Lease, phase: Phase, container_id: str | None = None) -> None:
         """Note how far the start is; raise when somebody ended the lease meanwhile, so that nothing starts for it."""
@@ -98,9 +115,13 @@ class GPUSpawnerMixin(Spawner):
             raise self._no_server()
         if not await self.runtime.keeper.cleaned(self.user.name, self.name, _OWN_CLEANUP_SECONDS):
             raise Refusal("Your earlier server is still being stopped. Try again in a minute.", "still_stopping", 409)
-        found = await self.runtime.reserve(self.user.name, self.name, wanted.gpu_count)
+        if wanted.gpu_count > max(1, self.runtime.fleet.most_gpus()):
+            raise Refusal(f"No server has {wanted.gpu_count} GPUs. Ask for fewer.", "options", 400)
+        found = await self.runtime.reserve(self.user.name, self.name, wanted.gpu_count, self.user_options)
         if isinstance(found, NoGPU):
-            raise self.no_gpu(found) if wanted.gpu_count else self._no_server()
+            raise self._no_server()
+        if isinstance(found, Ticket):
+            raise await self._queued(found)
         for gpu in found.gpus:
             simulated = " (simulated)" if self.runtime.fleet.simulated else ""
             self.say(15, f"GPU {gpu.index} of {found.server} is yours: {gpu.name}{simulated}: {found.reason}")
@@ -112,15 +133,21 @@ class GPUSpawnerMixin(Spawner):
         except options.OptionsError as error:
             raise Refusal(str(error), "options", 400) from error
 
-    def no_gpu(self, found: NoGPU) -> Refusal:
-        """Say that nothing is free. The place where a waiting line takes over."""
+    async def _queued(self, ticket: Ticket) -> Refusal:
+        """Say that nothing is free, which place in the line that gave, and the ways on from here."""
+        position = positions(await self.runtime.line.live()).get(ticket.id, 1)
+        await self.runtime.events.note("ticket", f"took place {position} in the line", user=ticket.user)
         message = (
-            f"All GPUs are taken ({found.reason}). Your files are safe. "
-            "Try again later, or start without a GPU now: small networks train on the processor as well."
+            f"All GPUs are taken. You are number {position} in line: your server starts by itself when it is your "
+            "turn, even when this page is closed."
         )
-        without = url_path_join(self.hub.base_url, "spawn", self.user.escaped_name) + "?opt-gpu=none"
-        link = f'<a class="alert-link" href="{escape(without)}">Start without a GPU</a>'
-        return Refusal(message, "queued", 409, message_html=f"{escape(message)} {link}")
+        line = escape(url_path_join(self.hub.base_url.removesuffix("hub/"), "services/web/line"))
+        without = escape(url_path_join(self.hub.base_url, "spawn", self.user.escaped_name) + "?opt-gpu=none")
+        links = (
+            f'<a class="alert-link" href="{line}">See the line</a> or '
+            f'<a class="alert-link" href="{without}">start without a GPU</a>.'
+        )
+        return Refusal(message, "queued", 409, message_html=f"{escape(message)} {links}")
 
     def _no_server(self) -> Refusal:
         return Refusal(
@@ -297,7 +324,5 @@ class GPUSpawnerMixin(Spawner):
         return host
 
 
-def _ending(error: BaseException) -> str:
-    if isinstance(error, asyncio.CancelledError):
-        return "its start was cancelled or took too long"
-    return f"its start failed: {type(error).__name__}"
+def _stopped_meanwhile() -> Refusal:
+    return Refusal("Your server was stopped while it was starting. Start it again when you like.", "stopped", 409)

@@ -17,7 +17,7 @@ from idl_hub.gpus.leases import Lease, Leases, Phase
 from idl_hub.spawners.host import Host, HostError, Unit
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
     from typing import Any
 
 log = logging.getLogger("idl_hub.keeper")
@@ -85,6 +85,8 @@ class Keeper:
         self._cleaning: dict[str, asyncio.Task[None]] = {}
         self._removing: set[str] = set()
         self._tasks: set[asyncio.Task[Any]] = set()
+        self.on_freed: Callable[[], None] = lambda: None
+        """Called after a lease has ended."""
 
     async def run(self) -> None:
         """Look after all hosts until cancelled."""
@@ -157,7 +159,7 @@ class Keeper:
             return
         log.info("Removing %s, left over from lease %s", unit.id[:12], unit.lease_id)
         self._removing.add(unit.id)
-        self._own(self._remove(name, unit))
+        self.own(self._remove(name, unit))
 
     async def _remove(self, name: str, unit: Unit) -> None:
         try:
@@ -218,7 +220,7 @@ class Keeper:
     def give_back_soon(self, lease: Lease, why: str) -> asyncio.Task[None]:
         """Begin to end a lease; the returned task may be awaited or left alone. Asking twice is one task."""
         if lease.id not in self._cleaning:
-            task = self._own(self._give_back(lease, why))
+            task = self.own(self._give_back(lease, why))
             self._cleaning[lease.id] = task
             task.add_done_callback(lambda _: self._cleaning.pop(lease.id, None))
         return self._cleaning[lease.id]
@@ -246,6 +248,7 @@ class Keeper:
                 if unit.lease_id == lease.id and unit.hub_id == self.hub_id:
                     await host.remove(unit.id, lease.id)
             await self.leases.end(lease.id, why)
+            self.on_freed()
         except HostError as error:
             log.warning("Lease %s keeps its GPUs: %s cannot say that it ended: %s", lease.id, lease.server, error)
             await self.leases.advance(lease.id, Phase.LOST)
@@ -253,7 +256,8 @@ class Keeper:
             self._in_hand.discard(lease.id)
             self._claimed.discard(lease.id)
 
-    def _own(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    def own(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Run a piece of cleaning up in a task that outlives its caller; a fault is logged."""
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._finished)

@@ -22,6 +22,7 @@ log = logging.getLogger("idl_hub.line")
 
 _MOST_ATTEMPTS = 3
 _LOOK_EVERY_SECONDS = 2.0
+_TAKEN_WITHIN_SECONDS = 120
 _USE_EVERY_SECONDS = 10.0
 
 
@@ -51,6 +52,7 @@ class LineKeeper:
         self._clock = clock
         self._changed = asyncio.Event()
         self._starting: dict[str, asyncio.Task[None]] = {}
+        self._taken: dict[str, asyncio.Event] = {}
         self._first_use: dict[str, str] = {}
         self._use_at = 0.0
 
@@ -102,12 +104,14 @@ class LineKeeper:
             self._keeper.let_go(lease_id)
             return
         await self._tell(ticket, "a GPU is free; your server is being started", lease)
+        self._taken[lease.id] = asyncio.Event()
         task = asyncio.create_task(self._start(ticket, lease))
         self._starting[ticket.id] = task
-        task.add_done_callback(lambda _: self._started(ticket))
+        task.add_done_callback(lambda _: self._started(ticket, lease))
 
-    def _started(self, ticket: Ticket) -> None:
+    def _started(self, ticket: Ticket, lease: Lease) -> None:
         self._starting.pop(ticket.id, None)
+        self._taken.pop(lease.id, None)
         self.wake()
 
     async def _start(self, ticket: Ticket, lease: Lease) -> None:
@@ -123,7 +127,19 @@ class LineKeeper:
                     continue
                 log.warning("The server of %s was not started: %s", ticket.user, error)
                 self._keeper.give_back_soon(lease, "its server could not be started")
-            return
+                return
+            break
+        try:
+            async with asyncio.timeout(_TAKEN_WITHIN_SECONDS):
+                await self._taken[lease.id].wait()
+        except TimeoutError:
+            log.warning("The start of %s never took its reservation", ticket.user)
+            self._keeper.give_back_soon(lease, "its start never came so far")
+
+    def note_taken(self, lease_id: str) -> None:
+        """Note that a start has the lease in its hand now."""
+        if lease_id in self._taken:
+            self._taken[lease_id].set()
 
     async def _offer_failed(self, ticket: Ticket) -> None:
         state = await self._line.wait_again(ticket.id, _MOST_ATTEMPTS)

@@ -5,15 +5,25 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from typing import TYPE_CHECKING
+import time
+from typing import TYPE_CHECKING, Any
 
 from idl_hub.db.accounts import Accounts
+from idl_hub.db.commands import Commands
+from idl_hub.db.events import Events
 from idl_hub.gpus.fleet import Fleet
+from idl_hub.gpus.idle import IdleTracker
 from idl_hub.gpus.leases import Lease, Leases, Phase, new_lease_id
+from idl_hub.gpus.line import Line, Ticket, TicketState
 from idl_hub.gpus.nvml import Nvml
 from idl_hub.gpus.placement import Choice, NoGPU, Rules
+from idl_hub.gpus.reclaim import Policy
 from idl_hub.gpus.sampler import Sampler
+from idl_hub.gpus.service import OutOfService
+from idl_hub.spawners.executor import Executor
 from idl_hub.spawners.keeper import Keeper
+from idl_hub.spawners.line_keeper import LineKeeper
+from idl_hub.spawners.sessions import Sessions, ends_at
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -21,6 +31,7 @@ if TYPE_CHECKING:
     from idl_hub.db import Database
     from idl_hub.settings import Settings
     from idl_hub.spawners.host import Host
+    from idl_hub.spawners.hub_api import HubAPI
 
 log = logging.getLogger("idl_hub")
 _FIRST_READING_SECONDS = 10
@@ -33,9 +44,13 @@ class Runtime:
     ----------
     hosts
         Server name -> the place where its sessions run.
+    api
+        The way to have servers started and stopped.
     """
 
-    def __init__(self, settings: Settings, database: Database, hosts: Mapping[str, Host], hub_id: str) -> None:
+    def __init__(
+        self, settings: Settings, database: Database, hosts: Mapping[str, Host], hub_id: str, api: HubAPI
+    ) -> None:
         self.settings = settings
         self.database = database
         self.hub_id = hub_id
@@ -49,8 +64,28 @@ class Runtime:
         )
         library = settings.gpus.simulator_library if settings.gpus.simulated else None
         self._sampler = Sampler(Nvml(settings.gpus.server_name, library=library))
-        self.fleet = Fleet({settings.gpus.server_name: self._sampler}, rules)
+        self.out_of_service = OutOfService(database)
+        self.out_of_service.load()
+        self.fleet = Fleet({settings.gpus.server_name: self._sampler}, rules, closed=self.out_of_service.closed)
         self.keeper = Keeper(self.leases, hosts, hub_id)
+        self.line = Line(database)
+        self.events = Events(database)
+        self.line_keeper = LineKeeper(self.line, self.keeper, self.events, api, self._choose)
+        self.keeper.on_freed = self.line_keeper.wake
+        self.executor = Executor(
+            Commands(database),
+            self.line,
+            self.out_of_service,
+            self.keeper,
+            self.events,
+            api,
+            self.line_keeper.wake,
+            self._known_gpus,
+            lambda: set(self.keeper.hosts),
+        )
+        self._policy = policy_from(settings)
+        self._sessions = Sessions(database, self.fleet, IdleTracker(), self.line, self.events, api, self._policy)
+        self._sessions.execute_for(self.executor)
         # Read once, before any spawner loads its state: load_state cannot wait.
         self._at_start = {lease.id: lease for lease in self.leases.read_live()}
 
@@ -64,13 +99,18 @@ class Runtime:
         """
         self._sampler.start()
         keeping = asyncio.create_task(self.keeper.run())
+        serving: list[asyncio.Task[None]] = []
         try:
             if hub_has_loaded is not None:
                 await asyncio.shield(hub_has_loaded)
             self.keeper.hub_is_up()
-            await keeping
+            # Only now does JupyterHub answer, which both ask to start and stop servers.
+            parts = (self.line_keeper, self.executor, self._sessions)
+            serving += [asyncio.create_task(part.run()) for part in parts]
+            await asyncio.gather(keeping, *serving)
         finally:
-            keeping.cancel()
+            for task in (keeping, *serving):
+                task.cancel()
             self._sampler.stop()
             for host in self.keeper.hosts.values():
                 host.close()
@@ -94,18 +134,24 @@ class Runtime:
         leased = {gpu.uuid: lease.holder for lease in await self.leases.live() for gpu in lease.gpus}
         return self.keeper.strangers | leased
 
-    async def reserve(self, user: str, server_name: str, gpu_count: int) -> Lease | NoGPU:
-        """Reserve a place; when the caller is cancelled, what was reserved is given back.
+    def _choose(self, holders: Mapping[str, str], gpu_count: int) -> Choice | NoGPU:
+        return self.fleet.choose({**self.keeper.strangers, **holders}, gpu_count, self.keeper.listed_hosts)
 
-        The lease is in the caller's hand until `Keeper.claim` or `Keeper.give_back_soon`.
+    def _known_gpus(self) -> set[str]:
+        return {gpu.uuid for server in self.fleet.servers() for gpu in server.gpus if gpu.uuid is not None}
+
+    async def reserve(
+        self, user: str, server_name: str, gpu_count: int, options: Mapping[str, Any]
+    ) -> Lease | Ticket | NoGPU:
+        """Reserve a place, or take one in the line; when the caller is cancelled, what was reserved is given back.
+
+        A lease is in the caller's hand until `Keeper.claim` or `Keeper.give_back_soon`.
         """
-
-        def choose(holders: Mapping[str, str]) -> Choice | NoGPU:
-            return self.fleet.choose({**self.keeper.strangers, **holders}, gpu_count, self.keeper.listed_hosts)
-
         lease_id = new_lease_id()
         self.keeper.take_in_hand(lease_id)
-        acquiring = asyncio.create_task(self.leases.acquire(lease_id, user, server_name, choose))
+        acquiring = asyncio.create_task(
+            self.line.acquire(lease_id, user, server_name, gpu_count, options, self._choose)
+        )
         try:
             found = await asyncio.shield(acquiring)
         except asyncio.CancelledError:
@@ -114,16 +160,32 @@ class Runtime:
         except BaseException:
             self.keeper.let_go(lease_id)
             raise
-        if isinstance(found, NoGPU):
+        if not isinstance(found, Lease) or found.id != lease_id:
             self.keeper.let_go(lease_id)
+        if isinstance(found, Lease):
+            self.line_keeper.note_taken(found.id)
         return found
 
-    def _undo(self, lease_id: str, acquiring: asyncio.Task[Lease | NoGPU]) -> None:
+    def give_up_start(self, lease: Lease, error: BaseException) -> None:
+        """Begin to clean up a start that failed; who cancelled it does not want it again from the line."""
+        if isinstance(error, asyncio.CancelledError):
+            why = "its start was cancelled or took too long"
+            self.keeper.own(self.line.end_of_lease(lease.id, TicketState.FAILED, why))
+        else:
+            why = f"its start failed: {getattr(error, 'message', '') or type(error).__name__}"
+        self.keeper.own(self.events.note("error", why, user=lease.user, server=lease.server, lease_id=lease.id))
+        self.keeper.give_back_soon(lease, why)
+
+    def _undo(self, lease_id: str, acquiring: asyncio.Task[Lease | Ticket | NoGPU]) -> None:
         found = None if acquiring.cancelled() or acquiring.exception() else acquiring.result()
         if isinstance(found, Lease):
             self.keeper.give_back_soon(found, "its start was cancelled")
-        else:
+        if not isinstance(found, Lease) or found.id != lease_id:
             self.keeper.let_go(lease_id)
+
+    def ends_at(self, lease: Lease) -> float | None:
+        """Return when a session that is ready now must end at the latest."""
+        return ends_at(lease, self._policy, time.time())
 
     def lease_at_start(self, lease_id: str) -> Lease | None:
         """Return a lease whose server ran when this hub started, and note that its server is known.
@@ -135,3 +197,15 @@ class Runtime:
             return None
         self.keeper.claim(lease_id)
         return lease
+
+
+def policy_from(settings: Settings) -> Policy:
+    """Return the settings of sessions as the rule reads them."""
+    sessions = settings.sessions
+    return Policy(
+        idle_while_others_wait_seconds=sessions.idle_minutes_while_others_wait * 60,
+        idle_alone_seconds=None if sessions.idle_minutes is None else sessions.idle_minutes * 60,
+        warning_seconds=sessions.idle_warning_minutes * 60,
+        longest_seconds=None if sessions.longest_hours is None else sessions.longest_hours * 3600,
+        extension_seconds=sessions.extension_hours * 3600,
+    )

@@ -66,9 +66,7 @@ def _last(ended: EndedTicket) -> dict[str, Any]:
     return {"id": ended.id, "state": ended.state, "ending": ended.ending, "ended_at": round(ended.ended_at)}
 
 
-def _session(
-    lease: Held, picture: Picture, idle_seconds: Callable[[str], float | None], now: float
-) -> dict[str, Any]:
+def _session(lease: Held, picture: Picture, idle_seconds: Callable[[str], float | None], now: float) -> dict[str, Any]:
     idle = [seconds for gpu in lease.gpus if (seconds := idle_seconds(gpu.uuid)) is not None]
     return {
         "lease_id": lease.id,

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import secrets
 from typing import TYPE_CHECKING, Any
 
 from idl_hub.people import CUSTOM_SCOPES, USE_WEB
+from idl_hub.tokens import service_token
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -20,25 +19,14 @@ _START_SECONDS = 3
 
 
 def token(state_directory: Path) -> str:
-    """Return the service's token, made by whichever of the two processes starts first.
+    """Return the service's token.
 
     Raises
     ------
     OSError
-        When the file cannot be made or read.
+        When its file cannot be made or read.
     """
-    file = state_directory / "web-token"
-    fresh = file.with_name(f".web-token.{os.getpid()}")
-    if not file.exists():
-        with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as target:
-            target.write(secrets.token_hex(32))
-        try:
-            os.link(fresh, file)  # whole or not at all, and never over the other's
-        except FileExistsError:
-            pass
-        finally:
-            fresh.unlink()
-    return file.read_text(encoding="ascii").strip()
+    return service_token(state_directory, NAME)
 
 
 def hub_entry(settings: Settings) -> dict[str, Any]:
