@@ -1,0 +1,45 @@
+/** "My GPU" in JupyterLab: a status item, and notices of what the hub is about to do. */
+
+import type { JupyterFrontEnd, JupyterFrontEndPlugin } from '@jupyterlab/application';
+import { Dialog, Notification, showDialog } from '@jupyterlab/apputils';
+import { PageConfig } from '@jupyterlab/coreutils';
+import { IDocumentManager } from '@jupyterlab/docmanager';
+import { IStatusBar } from '@jupyterlab/statusbar';
+import { Widget } from '@lumino/widgets';
+import { Conductor } from './conductor';
+import { Documents } from './documents';
+import { type Holder, Server } from './server';
+
+const plugin: JupyterFrontEndPlugin<void> = {
+  id: 'idl-hub:my-gpu',
+  description: 'Shows this person’s GPU, and what the hub is about to do with it.',
+  autoStart: true,
+  requires: [IDocumentManager],
+  optional: [IStatusBar],
+  activate: (app: JupyterFrontEnd, manager: IDocumentManager, statusBar: IStatusBar | null) => {
+    const server = new Server(app.serviceManager.serverSettings);
+    const documents = new Documents(app.shell, manager);
+    const conductor = new Conductor(server, documents, {
+      openHub: () => window.location.assign(PageConfig.getOption('hubHost') + hubHome()),
+      confirmShutDown,
+      tell: (words, done) => void (done ? Notification.success(words) : Notification.error(words))
+    });
+    Widget.attach(conductor.banners, document.body);
+    statusBar?.registerStatusItem('idl-hub:my-gpu', { item: conductor.statusItem, align: 'right', rank: -10 });
+  }
+};
+
+function hubHome(): string {
+  return (PageConfig.getOption('hubPrefix') || '/hub/') + 'home';
+}
+
+async function confirmShutDown(holder: Holder): Promise<boolean> {
+  const answer = await showDialog({
+    title: `Shut down the kernel of ${holder.name}?`,
+    body: 'Its variables are lost and the GPU memory is free. The notebook stays open with all it shows.',
+    buttons: [Dialog.cancelButton(), Dialog.warnButton({ label: 'Shut down' })]
+  });
+  return answer.button.accept;
+}
+
+export default plugin;

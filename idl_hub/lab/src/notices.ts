@@ -1,0 +1,100 @@
+/** What a person must see now, and what they can do about it. */
+
+import type { Saved } from './documents';
+import type { Answer, HubNotice } from './server';
+
+export type Doing = 'keep' | 'extend' | 'restart' | 'start' | 'hide';
+
+export interface Action {
+  doing: Doing;
+  label: string;
+  primary: boolean;
+}
+
+export interface Notice {
+  /** The same for as long as it is about the same thing. */
+  id: string;
+  tone: 'warning' | 'error';
+  title: string;
+  text: string;
+  /** Seconds since 1970 by the server's clock. */
+  deadline: number | null;
+  actions: Action[];
+}
+
+/** From here on documents are saved again and again, and a hidden notice comes back. */
+export const LAST_SECONDS = 60;
+
+const HIDE: Action = { doing: 'hide', label: 'Hide', primary: false };
+const RESTART: Action = { doing: 'restart', label: 'Save and restart my server', primary: true };
+const START: Action = { doing: 'start', label: 'Start my server again', primary: true };
+
+/** Return what an answer gives reason to say. */
+export function noticesOf(answer: Answer): Notice[] {
+  const notices: Notice[] = [];
+  if (answer.lost) {
+    notices.push({
+      id: 'lost',
+      tone: 'error',
+      title: 'This server lost its GPU',
+      text:
+        `The GPU cannot be used any more: ${answer.lost}. Your files are safe. ` +
+        'A restart of the server brings a working GPU; kernels end with it, so what they hold in memory is lost.',
+      deadline: null,
+      actions: [RESTART, HIDE]
+    });
+  }
+  if (answer.notice) {
+    notices.push(ofHub(answer.notice, answer.can_extend));
+  }
+  return notices;
+}
+
+function ofHub(notice: HubNotice, canExtend: boolean): Notice {
+  const actions: Action[] = [];
+  if (notice.can_keep) {
+    actions.push({ doing: 'keep', label: 'Keep it', primary: true });
+  }
+  if (notice.kind === 'length' && canExtend) {
+    actions.push({ doing: 'extend', label: 'Extend', primary: true });
+  }
+  return {
+    id: notice.kind,
+    tone: 'warning',
+    title: notice.kind === 'idle' ? 'Your idle GPU is about to go to somebody else' : 'Your session is about to end',
+    text: notice.text,
+    deadline: notice.deadline,
+    actions: [...actions, HIDE]
+  };
+}
+
+/** Return why the server was stopped, as far as the last notice from the hub tells. */
+export function stoppedNotice(last: HubNotice | null, now: number): Notice {
+  const due = last !== null && last.deadline - now <= LAST_SECONDS ? last : null;
+  const why =
+    due?.kind === 'idle'
+      ? 'Its GPU was idle while others waited for one, so it went to the next in line.'
+      : due?.kind === 'length'
+        ? 'The longest time that a session may take was over.'
+        : 'It was stopped on the hub’s pages, by you or by the people who run the course, or it ended by itself.';
+  return {
+    id: 'stopped',
+    tone: 'error',
+    title: 'Your server was stopped',
+    text: `${why} Your files are safe. Kernels ended with it: after a new start, run your notebooks again.`,
+    deadline: null,
+    actions: [START, HIDE]
+  };
+}
+
+/** Say what was saved; empty while nothing was. */
+export function savedWords(saved: Saved | null): string {
+  if (!saved) {
+    return '';
+  }
+  const at = new Date(saved.at).toLocaleTimeString([], { hour: '2-digit', minute: '2-digit' });
+  if (saved.failed.length) {
+    return `Not saved: ${saved.failed.join(', ')}. Save by hand, or download what matters to you.`;
+  }
+  return `All documents were saved at ${at}.`;
+}

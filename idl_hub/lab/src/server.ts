@@ -1,0 +1,92 @@
+/** Questions to this person's own Jupyter server, which asks the hub. */
+
+import { URLExt } from '@jupyterlab/coreutils';
+import { ServerConnection } from '@jupyterlab/services';
+
+/** A GPU of this server; null where nobody tells. */
+export interface Card {
+  uuid: string;
+  index: number | null;
+  name: string | null;
+  utilization_ratio: number | null;
+  memory_used_bytes: number | null;
+  memory_total_bytes: number | null;
+  temperature_celsius: number | null;
+}
+
+/** The hub is about to stop this server. `deadline`: seconds since 1970 by the clock of `Answer.now`. */
+export interface HubNotice {
+  kind: string;
+  text: string;
+  deadline: number;
+  can_keep: boolean;
+}
+
+/** Who holds GPU memory; a null `kernel_id` is no kernel and cannot be shut down from here. */
+export interface Holder {
+  name: string;
+  path: string;
+  kernel_id: string | null;
+  busy: boolean;
+  memory_used_bytes: number | null;
+}
+
+/** What `GET idl-hub/me` answers; see idl_hub/lab/status.py. */
+export interface Answer {
+  now: number;
+  has_gpu: boolean;
+  simulated: boolean;
+  hub: { reachable: boolean; words: string };
+  gpus: Card[];
+  server: string;
+  started_at: number | null;
+  idle_seconds: number | null;
+  ends_at: number | null;
+  can_extend: boolean;
+  notice: HubNotice | null;
+  lost: string;
+  holders: Holder[] | null;
+}
+
+export interface Outcome {
+  done: boolean;
+  words: string;
+}
+
+/** The hub answers in place of the server: it does not run any more. */
+export class StoppedError extends Error {}
+
+/** JupyterHub's status for a request to a server that is not running. */
+const NOT_RUNNING = 424;
+
+export class Server {
+  constructor(private readonly settings: ServerConnection.ISettings) {}
+
+  async me(details: boolean): Promise<Answer> {
+    const response = await this.ask(details ? 'me?details=1' : 'me', { cache: 'no-store' });
+    return (await response.json()) as Answer;
+  }
+
+  async post(what: 'keep' | 'extend'): Promise<Outcome> {
+    const response = await this.ask(what, { method: 'POST', body: '{}' });
+    return (await response.json()) as Outcome;
+  }
+
+  async shutDownKernel(kernelId: string): Promise<void> {
+    await this.ask('shutdown-kernel', { method: 'POST', body: JSON.stringify({ kernel_id: kernelId }) });
+  }
+
+  private async ask(path: string, init: RequestInit): Promise<Response> {
+    const url = URLExt.join(this.settings.baseUrl, 'idl-hub') + '/' + path;
+    // With this header the hub answers with a status in place of a page when the server has gone.
+    const withHeader = { ...init, headers: { Accept: 'application/json' } };
+    const response = await ServerConnection.makeRequest(url, withHeader, this.settings);
+    if (response.status === NOT_RUNNING) {
+      throw new StoppedError('This server is not running any more.');
+    }
+    if (!response.ok) {
+      throw await ServerConnection.ResponseError.create(response);
+    }
+    return response;
+  }
+}
