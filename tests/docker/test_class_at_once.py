@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
@@ -16,31 +17,47 @@ CLASS_SIZE = 20
 GPUS = 8
 
 
-def test_twenty_students_at_once_get_eight_gpus_and_twelve_clear_refusals(tmp_path: Path) -> None:
+def test_twenty_students_at_once_get_eight_gpus_and_twelve_places_in_the_line(tmp_path: Path) -> None:
     with (
         Hub(tmp_path / "hub", gpus=GPUS, students=CLASS_SIZE, settings={"spawner": {"image": light_image()}}) as hub,
         ThreadPoolExecutor(CLASS_SIZE) as at_once,
     ):
         names = [f"student{number}" for number in range(1, CLASS_SIZE + 1)]
-        students = list(at_once.map(lambda name: Student(hub, name), names))
-        last = dict(zip(names, at_once.map(lambda student: student.start(), students), strict=True))
+        students = {name: Student(hub, name) for name in names}
+        last = dict(zip(names, at_once.map(lambda name: students[name].start(), names), strict=True))
 
-        served = [student for student in students if last[student.name].get("ready")]
-        refused = [student for student in students if not last[student.name].get("ready")]
+        served = [name for name in names if last[name].get("ready")]
+        refused = [name for name in names if not last[name].get("ready")]
         assert (len(served), len(refused)) == (GPUS, CLASS_SIZE - GPUS)
-        for student in served:
-            assert student.ask_server().json() == {"version": "light"}
-        for student in refused:
-            refusal = last[student.name]["message"]
-            assert "All GPUs are taken (of 8 GPUs: 8 taken)" in refusal
-            assert "start without a GPU" in refusal
-        assert_each_holds_a_gpu_of_its_own(hub, served)
+        places = {place_told(last[name]): name for name in refused}
+        assert sorted(places) == list(range(1, CLASS_SIZE - GPUS + 1)), "everybody reads a place of their own"
 
-        assert all(student.stop().status_code in (202, 204) for student in served)
+        # Everybody's turn comes, in the order told, without their doing anything.
+        line = [places[place] for place in sorted(places)]
+        for now in (served, line[:GPUS], line[GPUS:]):
+            wait_for(lambda now=now: holders(hub) == set(now), f"the servers of {now}", 60)
+            for name in now:
+                assert students[name].ask_server().json() == {"version": "light"}
+            assert_each_holds_a_gpu_of_its_own(hub, [students[name] for name in now])
+            assert all(students[name].stop().status_code in (202, 204) for name in now)
+
         wait_for(lambda: not hub.leftovers(), f"nothing to be left: {hub.leftovers()}")
-        assert volumes(hub) == {hub.volume_prefix + student.name for student in served}
-        statuses = [status for student in students for status in student.statuses]
+        assert volumes(hub) == {hub.volume_prefix + name for name in names}
+        statuses = [status for student in students.values() for status in student.statuses]
         assert max(statuses) < 500, sorted(set(statuses))
+
+
+def place_told(last: dict[str, object]) -> int:
+    """Return the place in the line that a refusal names, after a look at its other words."""
+    refusal = str(last["message"])
+    assert "All GPUs are taken." in refusal
+    assert "start without a GPU" in str(last.get("html_message", refusal))
+    [place] = re.findall(r"number (\d+) in line", refusal)
+    return int(place)
+
+
+def holders(hub: Hub) -> set[str]:
+    return {lease.user for lease in hub.leases(live=True) if lease.phase == "running"}
 
 
 def assert_each_holds_a_gpu_of_its_own(hub: Hub, served: list[Student]) -> None:
@@ -48,7 +65,9 @@ def assert_each_holds_a_gpu_of_its_own(hub: Hub, served: list[Student]) -> None:
     leased = {lease.user: lease.gpu_uuids for lease in hub.leases(live=True)}
     assert set(leased) == {student.name for student in served}
     assert all(len(uuids) == 1 for uuids in leased.values())
-    assert {uuid for uuids in leased.values() for uuid in uuids} == {gpu.uuid for gpu in hub.simulator.gpus()}
+    held = [uuid for uuids in leased.values() for uuid in uuids]
+    assert len(set(held)) == len(served)
+    assert set(held) <= {gpu.uuid for gpu in hub.simulator.gpus()}
     seen = {student.name: student.ask_server("light/environment").json() for student in served}
     assert {name: (env["NVIDIA_VISIBLE_DEVICES"],) for name, env in seen.items()} == leased
     labelled = [labels(container) for container in hub.containers(running=True)]
