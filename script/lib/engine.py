@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from script.lib.commands import CommandFailedError, ask, explain, run
 from script.lib.console import SetupError, Step
-from script.lib.privileges import as_root, install_packages, is_known_package
+from script.lib.privileges import as_root, install_packages
 
 if TYPE_CHECKING:
     from script.lib.places import Places
@@ -101,11 +101,10 @@ def _daemon() -> str | None:
 
 def _install(step: Step, places: Places) -> None:
     step.say("installing docker.io with apt")
-    packages = ["docker.io", "iptables"]
-    if is_known_package("docker-cli"):  # Debian 13 has the client in a package of its own
-        packages.append("docker-cli")
+    log = places.setup_logs / "engine.log"
     try:
-        install_packages(step, packages, places.setup_logs / "engine.log")
+        # Debian 13 has the client in a package of its own.
+        install_packages(step, ["docker.io", "iptables"], log, if_known=["docker-cli"])
     except SetupError as error:
         raise EngineUnavailableError(f"{error.what} {error.detail}".strip()) from error
 

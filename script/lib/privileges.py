@@ -52,8 +52,14 @@ def _ask_for_password(command: Sequence[str]) -> None:
     )
 
 
-def install_packages(step: Step, packages: Sequence[str], log: Path) -> None:
+def install_packages(step: Step, packages: Sequence[str], log: Path, *, if_known: Sequence[str] = ()) -> None:
     """Install Debian packages with apt-get.
+
+    Parameters
+    ----------
+    if_known
+        Packages that only some releases have; asked for after the lists were fetched, since a fresh
+        machine has none.
 
     Raises
     ------
@@ -71,19 +77,16 @@ def install_packages(step: Step, packages: Sequence[str], log: Path) -> None:
         # An apt-get that was killed leaves half-configured packages; this finishes them, else does nothing.
         run(step, as_root(["dpkg", "--configure", "-a"]), log, deadline_seconds=600)
         run(step, as_root([*apt, "update"]), log, deadline_seconds=600)
-        run(
-            step,
-            as_root([*apt, "install", "--no-install-recommends", *packages]),
-            log,
-            deadline_seconds=1800,
-        )
+        wanted = [*packages, *filter(_is_known, if_known)]
+        install = as_root([*apt, "install", "--no-install-recommends", *wanted])
+        run(step, install, log, deadline_seconds=1800)
     except CommandFailedError as failure:
         raise explain(
             f"apt-get could not install {names}", failure, log, f"Try it by hand: sudo apt-get install {names}."
         ) from failure
 
 
-def is_known_package(name: str) -> bool:
+def _is_known(name: str) -> bool:
     """Return whether apt knows a package of this name."""
     shown = ask(["apt-cache", "policy", name])
     return shown is not None and "Candidate:" in shown.stdout and "Candidate: (none)" not in shown.stdout

@@ -116,7 +116,8 @@ def _serve(console: Console, options: Options, places: Places) -> int:
         _start(console, supervisor, plan, places, node)
         _welcome(console, plan, places, no_engine)
         status = supervisor.run()
-        console.line("\nStopping hub and proxy; students' containers keep running.")
+        kept = "" if no_engine else "; students' containers keep running"
+        console.line(f"\nStopping hub and proxy{kept}.")
         return status
     finally:
         supervisor.stop()

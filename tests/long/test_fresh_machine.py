@@ -58,6 +58,7 @@ def test_a_fresh_machine_serves_after_one_command_even_when_it_was_killed_on_the
     print(f"killed after the step: {step}")
     killed = machine.start_server(tmp_path / "killed.log")
     wait_for_line(tmp_path / "killed.log", [f"[ ok ] {step}"], killed, FIRST_START_SECONDS)
+    assert "none can run here" not in (tmp_path / "killed.log").read_text()
     machine.kill_set_up()
     killed.wait(60)
 
