@@ -13,6 +13,23 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 EXECUTABLE = 0o100
+# What of idl_hub runs in a student's server: it needs nothing that the image does not have anyway.
+LAB_MODULES = (
+    "__init__.py",
+    "gpus/__init__.py",
+    "gpus/nvml.py",
+    "gpus/processes.py",
+    "gpus/reading.py",
+    "gpus/sampler.py",
+    "gpus/worker.py",
+    "lab/__init__.py",
+    "lab/holders.py",
+    "lab/hub.py",
+    "lab/server.py",
+    "lab/session.py",
+    "lab/status.py",
+    "lab/watch.py",
+)
 
 
 @dataclass(frozen=True, order=True)
@@ -53,6 +70,9 @@ def student_context(repository: Path, certificates: Path) -> tuple[ContextFile, 
     """
     files = read_tree(repository / "images" / "student")
     files += read_tree(repository / "idl_hub" / "gpus" / "simulator", "simulator", (".c", ".h"))
+    files += read_tree(repository / "idl_hub" / "lab" / "labextension", "lab/labextension")
+    package = repository / "idl_hub"
+    files += [ContextFile(f"lab/idl_hub/{name}", False, (package / name).read_bytes()) for name in LAB_MODULES]
     files += read_tree(certificates, "ca-certificates", (".crt",))
     # The folder must be there for COPY even when it is empty.
     files.append(ContextFile("ca-certificates/README", executable=False, content=b"Extra CA certificates.\n"))

@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "images"))
 
 from builder.failure import ImageError, explain  # noqa: E402
-from builder.inputs import ContextFile, as_tar, fingerprint, student_context  # noqa: E402
+from builder.inputs import LAB_MODULES, ContextFile, as_tar, fingerprint, student_context  # noqa: E402
 from builder.steps import Reporter, run_step  # noqa: E402
 
 STUDENT = ROOT / "images" / "student"
@@ -34,6 +34,8 @@ def repository(tmp_path: Path) -> Path:
         "images/student/Dockerfile": "FROM x",
         "idl_hub/gpus/simulator/nvml.c": "int x;",
         "idl_hub/gpus/simulator/driver.py": "x = 1",
+        "idl_hub/lab/labextension/static/remoteEntry.js": "x;",
+        **{f"idl_hub/{name}": "x = 1" for name in LAB_MODULES},
         "certificates/university.crt": "a certificate",
     }.items():
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
@@ -46,7 +48,14 @@ def of(repository: Path) -> str:
 
 
 @pytest.mark.parametrize(
-    "changed", ["images/student/Dockerfile", "idl_hub/gpus/simulator/nvml.c", "certificates/university.crt"]
+    "changed",
+    [
+        "images/student/Dockerfile",
+        "idl_hub/gpus/simulator/nvml.c",
+        "idl_hub/lab/server.py",
+        "idl_hub/lab/labextension/static/remoteEntry.js",
+        "certificates/university.crt",
+    ],
 )
 def test_a_change_of_an_input_asks_for_a_new_image(repository: Path, changed: str) -> None:
     before = of(repository)
@@ -56,7 +65,13 @@ def test_a_change_of_an_input_asks_for_a_new_image(repository: Path, changed: st
 
 @pytest.mark.parametrize(
     "irrelevant",
-    ["idl_hub/gpus/simulator/driver.py", "images/student/__pycache__/x.pyc", "images/student/Dockerfile~", "README"],
+    [
+        "idl_hub/gpus/simulator/driver.py",
+        "idl_hub/lab/build.py",
+        "images/student/__pycache__/x.pyc",
+        "images/student/Dockerfile~",
+        "README",
+    ],
 )
 def test_a_change_of_anything_else_does_not(repository: Path, irrelevant: str) -> None:
     before = of(repository)

@@ -27,6 +27,7 @@ c.ServerApp.kernel_spec_manager_class = CourseKernelFirst
 # in the image; formgrader and the course list are the lecturer's; a student's list of assignments and
 # the validation have nothing to show without a course.
 c.ServerApp.jpserver_extensions = {
+    "idl_hub.lab": True,
     "jupyter_lsp": False,
     "nbgrader.server_extensions.assignment_list": False,
     "nbgrader.server_extensions.course_list": False,
