@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from parts import exactly, opened, sqlite_url
 from sqlalchemy import inspect, select, text
 
 from idl_hub.db import Database, DatabaseError
 from idl_hub.db import database as module
-from idl_hub.db.accounts import Accounts
+from idl_hub.db.accounts import Account, Accounts
 from idl_hub.db.tables import AccountRow, Base, HubRow
 from idl_hub.gpus.leases import Leases
 
@@ -32,7 +33,7 @@ import sqlalchemy as sa
 from alembic import op
 
 revision = "{revision}"
-down_revision = "0001"
+down_revision = "{head}"
 branch_labels = None
 depends_on = None
 
@@ -44,14 +45,24 @@ def upgrade():
     {then}
 """
 
+FIRST_ROWS = (
+    "INSERT INTO hub VALUES ('hub1', 1)",
+    "INSERT INTO account VALUES ('anna', 'ldap', 'anna', 1)",
+    "INSERT INTO lease VALUES ('l1', 'session', 'gpu1', 'anna', '', 'c1', 'running', 'idle', 1, NULL, NULL)",
+    "INSERT INTO lease_gpu VALUES (1, 'l1', 'GPU-3', 3, 'GTX', 0, NULL)",
+)
+
+
+def head() -> str:
+    return str(ScriptDirectory(str(module._HISTORY)).get_current_head())
+
 
 def add_revision(folder: Path, monkeypatch: pytest.MonkeyPatch, then: str = "") -> None:
-    """Put a made-up revision after the first one into the history that this process knows."""
+    """Put a made-up revision after the newest one into the history that this process knows."""
+    text = NEXT_REVISION.format(revision="9000", head=head(), then=then)
     history = folder / "history"
     shutil.copytree(module._HISTORY, history, ignore=shutil.ignore_patterns("__pycache__"))
-    for later in sorted((history / "versions").glob("*.py"))[1:]:
-        later.unlink()
-    (history / "versions" / "9000_made_up.py").write_text(NEXT_REVISION.format(revision="9000", then=then))
+    (history / "versions" / "9000_made_up.py").write_text(text)
     monkeypatch.setattr(module, "_HISTORY", history)
 
 
@@ -105,10 +116,8 @@ async def test_upgrading_again_changes_nothing_and_makes_no_copy(tmp_path: Path)
 async def test_an_upgrade_keeps_every_row_and_what_points_to_it(
     database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with monkeypatch.context() as patched:
-        first_revision_only(tmp_path, patched)
-        with opened(database_url) as database:
-            await fill(database)
+    with opened(database_url) as database:
+        await fill(database)
     add_revision(tmp_path, monkeypatch)
     with opened(database_url) as database:
         assert revision(database) == "9000"
@@ -121,37 +130,54 @@ async def test_an_upgrade_keeps_every_row_and_what_points_to_it(
         assert gpus == [("lease1", "GPU-3"), ("lease1", "GPU-4")]
 
 
+async def test_a_database_of_the_first_version_comes_up_to_date_with_all_it_held(
+    database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        first_revision_only(tmp_path, patched)
+        with opened(database_url) as database:
+            assert revision(database) == "0001"
+            with database.engine.begin() as connection:
+                for statement in FIRST_ROWS:
+                    connection.exec_driver_sql(statement)
+    with opened(database_url) as database:
+        assert revision(database) == head()
+        with database.engine.connect() as connection:
+            assert compare_metadata(MigrationContext.configure(connection), Base.metadata) == []
+        (lease,) = await Leases(database).live()
+        assert (lease.user, lease.phase, [gpu.uuid for gpu in lease.gpus]) == ("anna", "running", ["GPU-3"])
+        assert await Accounts(database).of_name("anna") == Account("ldap", "anna", "anna")
+        assert Leases(database).read_hub_id() == "hub1"
+
+
 async def test_before_an_upgrade_a_sqlite_file_is_copied_whole_and_privately(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first_revision_only(tmp_path, monkeypatch)
-    url = sqlite_url(tmp_path)
+    url, before = sqlite_url(tmp_path), head()
     # Two of them: as long as one is open, what was written last lies in the WAL only.
     with opened(url) as still_open, opened(url) as database:
         await fill(still_open)
         add_revision(tmp_path, monkeypatch)
         database.upgrade()
     (copy,) = copies(tmp_path)
-    assert ".before-0001-" in copy.name
+    assert f".before-{before}-" in copy.name
     assert stat.S_IMODE(copy.stat().st_mode) == 0o600
     with closing(sqlite3.connect(copy)) as connection:
         assert connection.execute("SELECT user FROM lease").fetchall() == [("anna",)]
-        assert connection.execute("SELECT version_num FROM alembic_version").fetchall() == [("0001",)]
+        assert connection.execute("SELECT version_num FROM alembic_version").fetchall() == [(before,)]
 
 
 async def test_an_upgrade_that_fails_half_way_leaves_the_database_as_it_was(
     database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with monkeypatch.context() as patched:
-        first_revision_only(tmp_path, patched)
-        with opened(database_url) as database:
-            await fill(database)
+    with opened(database_url) as database:
+        await fill(database)
     with monkeypatch.context() as patched:
         add_revision(tmp_path, patched, then='raise OSError("the power went")')
         with closing(Database(database_url)) as database, pytest.raises(OSError, match="the power went"):
             database.upgrade()
     with closing(Database(database_url)) as database:
-        assert revision(database) == "0001"
+        assert revision(database) == head()
         assert {"user"} <= {column["name"] for column in inspect(database.engine).get_columns("lease")}
         (lease,) = await Leases(database).live()
         assert [gpu.uuid for gpu in lease.gpus] == ["GPU-3", "GPU-4"]
@@ -199,10 +225,8 @@ def test_a_sqlite_file_is_in_wal_mode_and_keeps_what_was_committed_through_a_pow
 
 
 def test_foreign_keys_are_watched_again_after_an_upgrade(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with monkeypatch.context() as patched:
-        first_revision_only(tmp_path, patched)
-        with opened(sqlite_url(tmp_path)):
-            pass
+    with opened(sqlite_url(tmp_path)):
+        pass
     add_revision(tmp_path, monkeypatch)
     with opened(sqlite_url(tmp_path)) as database:
         for _ in range(3):
