@@ -1,0 +1,83 @@
+"""The command ``script/agent-image``: make the agent's image, if anything it is made of changed."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from . import base, inputs
+from .engine import Engine, find_docker
+from .failure import ImageError
+from .steps import Reporter
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+NAME = "idl-hub/agent:latest"
+LABEL = "idlhub.agent-inputs"
+CERTIFICATES = Path("/usr/local/share/ca-certificates")
+REPOSITORY = Path(__file__).resolve().parents[2]
+NEEDED_BYTES = 1_000_000_000
+_MODULES = ("__init__.py", "cli.py")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Build what is missing; return the exit status (130 when interrupted)."""
+    parser = argparse.ArgumentParser(
+        prog="script/agent-image", description=f"Build the image {NAME}, unless it is up to date."
+    )
+    parser.add_argument("--force", action="store_true", help="build everything anew, the base image too")
+    parser.add_argument("--quiet", action="store_true", help="print nothing but failures")
+    options = parser.parse_args(arguments)
+    try:
+        build(Reporter(quiet=options.quiet), fresh=options.force)
+    except ImageError as error:
+        print(f"\n{error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nInterrupted. Run it again and it goes on after the last finished step.", file=sys.stderr)
+        return 130
+    return 0
+
+
+def build(reporter: Reporter, *, fresh: bool = False) -> None:
+    """Bring the agent's image up to date.
+
+    Raises
+    ------
+    ImageError
+        With the cause and the remedy.
+    """
+    engine = Engine(find_docker(), reporter)
+    engine.check(NEEDED_BYTES)
+    files = context(REPOSITORY, CERTIFICATES)
+    wanted = inputs.fingerprint(files, {}, base.ensure(engine, fresh=fresh))
+    if not fresh and engine.label(NAME, LABEL) == wanted:
+        reporter.say(f"The image {NAME} is up to date.")
+        return
+    engine.build("Build the agent's image", NAME, inputs.as_tar(files), {}, f"{LABEL}={wanted}", fresh=fresh)
+    engine.remove_replaced(LABEL)
+
+
+def context(repository: Path, certificates: Path) -> tuple[inputs.ContextFile, ...]:
+    """Collect the build context: the Dockerfile, the hub's lock, and what of idl_hub an agent runs.
+
+    Parameters
+    ----------
+    repository
+        The project's own folder.
+    certificates
+        Where the host keeps extra CA certificates (``*.crt``); may be missing or empty.
+    """
+    package = repository / "idl_hub"
+    files = inputs.read_tree(repository / "images" / "agent")
+    files += inputs.read_tree(package / "gpus", "idl_hub/gpus", (".py",))
+    files += [inputs.ContextFile(f"idl_hub/{name}", False, (package / name).read_bytes()) for name in _MODULES]
+    files += inputs.read_tree(certificates, "ca-certificates", (".crt",))
+    lock = (repository / "requirements" / "hub.txt").read_bytes()
+    files.append(inputs.ContextFile("hub.txt", executable=False, content=lock))
+    # The folder must be there for COPY even when it is empty.
+    files.append(inputs.ContextFile("ca-certificates/README", executable=False, content=b"Extra CA certificates.\n"))
+    return tuple(sorted(files))
