@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import aiohttp
 from jupyterhub.spawner import Spawner
 from jupyterhub.utils import url_path_join
-from traitlets import default
+from traitlets import Integer, default
 
 from idl_hub.gpus.line import Ticket, positions
 from idl_hub.gpus.placement import NoGPU
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from idl_hub.spawners.runtime import Runtime
 
 _ASK_EVERY_SECONDS = 0.05
+_ASK_EVERY_SHARE = 0.05
 _ASK_TIMEOUT_SECONDS = 5
 _LOOK_EVERY_SECONDS = 1.0
 _OWN_CLEANUP_SECONDS = 60
@@ -40,6 +41,8 @@ class GPUSpawnerMixin(Spawner):
 
     runtime: ClassVar[Runtime]
     """Set once, by the hub's configuration, before the first spawner exists."""
+
+    most_gpus = Integer(1, min=1, max=16, config=True, help="How many GPUs of one server a session may ask for.")
 
     lease: Lease | None = None
     _progress: Progress | None = None
@@ -129,7 +132,7 @@ class GPUSpawnerMixin(Spawner):
 
     def _wanted(self) -> options.Options:
         try:
-            return options.parse(self.user_options)
+            return options.parse(self.user_options, self.most_gpus)
         except options.OptionsError as error:
             raise Refusal(str(error), "options", 400) from error
 
@@ -169,7 +172,8 @@ class GPUSpawnerMixin(Spawner):
         """Return when ``GET {base_url}api`` answers: an open port proves nothing, Docker's proxy opens it early."""
         url = f"http://{address[0]}:{address[1]}{url_path_join(self.server.base_url, 'api')}"
         timeout = aiohttp.ClientTimeout(total=_ASK_TIMEOUT_SECONDS)
-        look_at = time.monotonic() + _LOOK_EVERY_SECONDS
+        began = time.monotonic()
+        look_at = began + _LOOK_EVERY_SECONDS
         async with aiohttp.ClientSession(timeout=timeout, trust_env=False) as session:
             while True:  # JupyterHub ends it after start_timeout
                 try:
@@ -181,7 +185,8 @@ class GPUSpawnerMixin(Spawner):
                 if time.monotonic() >= look_at:
                     look_at = time.monotonic() + _LOOK_EVERY_SECONDS
                     await self.check_alive(lease)
-                await asyncio.sleep(_ASK_EVERY_SECONDS)
+                # Asked less often the longer it takes: a class that starts at once needs its cores for starting.
+                await asyncio.sleep(max(_ASK_EVERY_SECONDS, _ASK_EVERY_SHARE * (time.monotonic() - began)))
 
     async def check_alive(self, lease: Lease) -> None:
         """Raise what the student should know when the server has ended; say nothing when nobody can tell."""
@@ -291,18 +296,21 @@ class GPUSpawnerMixin(Spawner):
 
     async def get_options_form(self) -> str:
         """Render the choices with what is free now."""
+        await self.apply_group_overrides()  # JupyterHub does this only when the server starts
         held = await self.runtime.holders()
         return options.form(
             self.runtime.fleet.standings(held),
             simulated=self.runtime.fleet.simulated,
             own_start=True,
             last=self.user_options or self.orm_spawner.user_options or {},
+            most_gpus=min(self.most_gpus, max(1, self.runtime.fleet.most_gpus())),
+            waiting=len(positions(await self.runtime.line.live())),
         )
 
     def options_from_form(self, form: dict[str, list[str]]) -> dict[str, str]:
         """Check the submitted form."""
         try:
-            return options.from_form(form)
+            return options.from_form(form, self.most_gpus)
         except options.OptionsError as error:
             raise Refusal(str(error), "options", 400) from error
 
