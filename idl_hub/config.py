@@ -39,6 +39,7 @@ def configure(c: Any, settings: Settings) -> None:
     state = settings.hub.state_directory
     try:
         state.mkdir(mode=0o700, parents=True, exist_ok=True)
+        state.chmod(0o700)  # it may have been there before, open to others
     except OSError as error:
         raise SettingsError(f"hub.state_directory is {str(state)!r}; it cannot be made: {error}") from error
     _hub(c, settings)
@@ -122,6 +123,11 @@ def _spawner(c: Any, settings: Settings) -> None:
     c.Spawner.default_url = "/lab"
     c.Spawner.mem_limit = wanted.memory_limit
     c.Spawner.cpu_limit = wanted.cpu_limit
+    c.Spawner.group_overrides = {
+        # Applied in the order of these names, so who is in two groups gets the larger number.
+        f"{most:02d}-{group}": {"groups": [group], "spawner_override": {"most_gpus": most}}
+        for group, most in settings.sessions.most_gpus.items()
+    }
     c.Spawner.server_token_scopes = list(SERVER_TOKEN_SCOPES)
     c.Spawner.environment = {"IDLHUB_WEB_URL": web_service.url_for_servers(settings)}
     simulator_state = str(settings.gpus.simulator_state) if settings.gpus.simulated else ""

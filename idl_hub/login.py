@@ -8,7 +8,7 @@ from jupyterhub.auth import Authenticator
 from jupyterhub.authenticators.shared import SharedPasswordAuthenticator
 from tornado import web
 
-from idl_hub.db.accounts import AccountError
+from idl_hub.db.accounts import AccountError, canonical_login
 
 if TYPE_CHECKING:
     from idl_hub.db.accounts import Accounts
@@ -43,3 +43,11 @@ class DemoAuthenticator(AccountNamesMixin, SharedPasswordAuthenticator):
     """Named demo users with one password, for a trial on this machine alone."""
 
     provider = "demo"
+
+    async def authenticate(self, handler: Any, data: dict[str, str]) -> dict[str, Any] | None:
+        """Let only the named users try, so that nobody else gets an account."""
+        try:
+            login = canonical_login(data["username"])
+        except AccountError as error:
+            raise web.HTTPError(403, str(error)) from error
+        return await super().authenticate(handler, data) if login in self.allowed_users else None

@@ -7,63 +7,25 @@ and ``settings.example.yml`` say the same, which a test checks.
 from __future__ import annotations
 
 import os
-from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    SecretStr,
-    ValidationError,
-    ValidationInfo,
-    field_validator,
-    model_validator,
-)
-from pydantic_core import PydanticCustomError
+from pydantic import AfterValidator, Field, SecretStr, ValidationError, model_validator
+
+from idl_hub.settings_base import Port, Section, Size, at_least, fault, parse_size_bytes
+
+__all__ = ["SETTINGS_VARIABLE", "Settings", "SettingsError", "load", "parse_size_bytes"]
 
 SETTINGS_VARIABLE = "IDLHUB_SETTINGS"
 DEFAULT_FILE = Path("/etc/idl_hub/settings.yml")
 
 # Where pydantic's own words would not help somebody who writes YAML.
 _ALLOWED = {"bool_parsing": "true or false", "bool_type": "true or false", "path_type": "a path, as text"}
-_SIZE_UNITS = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 
 
 class SettingsError(Exception):
     """The settings cannot be used; the message is one line for the person who wrote them."""
-
-
-def parse_size_bytes(value: object) -> int:
-    """Return a size in bytes from a number of bytes or text such as ``26GiB``.
-
-    Raises
-    ------
-    ValueError
-        When it is neither, or below zero.
-    """
-    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
-        return value
-    if isinstance(value, str):
-        for unit, factor in _SIZE_UNITS.items():
-            if value.endswith(unit):
-                number = value.removesuffix(unit).strip()
-                if number.replace(".", "", 1).isdigit() and number.isascii() and len(number) < 20:
-                    return int(Decimal(number) * factor)
-    raise ValueError(f"a size such as 26GiB or 512MiB (units: {', '.join(_SIZE_UNITS)})")
-
-
-def _at_least(least: str) -> AfterValidator:
-    def check(size_bytes: int) -> int:
-        if size_bytes < parse_size_bytes(least):
-            raise ValueError(f"a size of at least {least}")
-        return size_bytes
-
-    return AfterValidator(check)
 
 
 def _with_user_name(volume: str) -> str:
@@ -72,22 +34,7 @@ def _with_user_name(volume: str) -> str:
     return volume
 
 
-Size = Annotated[int, BeforeValidator(parse_size_bytes)]
-Port = Annotated[int, Field(ge=1, le=65535)]
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _yes_is_no_number(cls, value: object, info: ValidationInfo) -> object:
-        if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation is not bool:
-            raise ValueError("something else than true or false")
-        return value
-
-
-class HubSettings(_Section):
+class HubSettings(Section):
     """Where the hub listens and keeps its state."""
 
     state_directory: Path = Field(
@@ -122,7 +69,7 @@ class HubSettings(_Section):
         return given.get_secret_value() if given else f"sqlite:///{self.state_directory}/idl_hub.sqlite"
 
 
-class LoginSettings(_Section):
+class LoginSettings(Section):
     """Who may log in, and how."""
 
     kind: Literal["demo"] = Field(
@@ -134,7 +81,7 @@ class LoginSettings(_Section):
     )
 
 
-class GPUSettings(_Section):
+class GPUSettings(Section):
     """Which cards there are and when a free one is passed over."""
 
     simulated: int = Field(
@@ -164,16 +111,52 @@ class GPUSettings(_Section):
         10, gt=0, description="A reading older than this is unknown; unknown GPUs are not given out."
     )
 
+    temperature_limit_celsius: float = Field(
+        90,
+        ge=40,
+        le=120,
+        description="A GPU this hot gets no new session until it has been 5 degrees cooler for a minute.",
+    )
+
     @model_validator(mode="after")
     def _simulator_is_complete(self) -> GPUSettings:
         if self.simulated and not (self.simulator_library and self.simulator_state):
-            raise _fault(
+            raise fault(
                 "gpus.simulated", self.simulated, "above 0 only together with simulator_library and simulator_state"
             )
         return self
 
 
-class SpawnerSettings(_Section):
+class AgentSettings(Section):
+    """Where the agent of a GPU server answers, and how the hub and it know each other."""
+
+    url: str = Field(
+        pattern=r"^(https://[^/?#@\s]+|http://(127\.0\.0\.1|\[::1\]|localhost)(:\d+)?)/?$",
+        description="Such as https://10.0.0.5:9810; plain http only on this machine.",
+    )
+    token_file: Path = Field(description="File with the token that the agent was given.")
+    ca_file: Path | None = Field(
+        None, description="PEM file of who vouches for the agent's certificate; required with https."
+    )
+
+    @model_validator(mode="after")
+    def _https_needs_an_authority(self) -> AgentSettings:
+        if self.url.startswith("https:") and self.ca_file is None:
+            raise fault("agent.ca_file", None, "a file, since the agent's address is an https one")
+        return self
+
+
+class ServerSettings(Section):
+    """A GPU server."""
+
+    name: str = Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$",
+        description="As its agent calls itself, and as people read it.",
+    )
+    agent: AgentSettings = Field(description="Who reads its GPUs.")
+
+
+class SpawnerSettings(Section):
     """What a student's server is and may use."""
 
     kind: Literal["docker", "process"] = Field(
@@ -194,11 +177,11 @@ class SpawnerSettings(_Section):
     cpu_limit: float | None = Field(
         None, ge=0.01, le=1024, description="CPU cores a session may never exceed; when left out, no wall."
     )
-    memory_limit: Annotated[Size, _at_least("64MiB")] = Field(
+    memory_limit: Annotated[Size, at_least("64MiB")] = Field(
         26 * 2**30, description="Memory a session may use before it is killed."
     )
     pids_limit: int = Field(2048, ge=64, description="Processes and threads a session may have.")
-    shared_memory: Annotated[Size, _at_least("1MiB")] = Field(2 * 2**30, description="Size of /dev/shm of a session.")
+    shared_memory: Annotated[Size, at_least("1MiB")] = Field(2 * 2**30, description="Size of /dev/shm of a session.")
     start_timeout_seconds: int = Field(300, ge=10, description="After this a start that is not ready is given up.")
     restart_grace_seconds: int = Field(
         60,
@@ -224,7 +207,7 @@ class SpawnerSettings(_Section):
     )
 
 
-class SessionSettings(_Section):
+class SessionSettings(Section):
     """How long a session may let its GPU idle, and last. Sessions without a GPU are not meant."""
 
     idle_minutes_while_others_wait: float = Field(
@@ -237,6 +220,10 @@ class SessionSettings(_Section):
     longest_hours: float | None = Field(
         24, gt=0, description="The longest a session with a GPU may last, training or not; when empty (null), no limit."
     )
+    most_gpus: dict[str, Annotated[int, Field(ge=1, le=16)]] = Field(
+        default_factory=lambda: {"lecturers": 4},
+        description="Group -> how many GPUs of one server its members may have in a session; everybody else: 1.",
+    )
     extension_hours: float = Field(
         12, gt=0, description="By how much its holder may make a session longer while nobody waits."
     )
@@ -245,7 +232,7 @@ class SessionSettings(_Section):
 _SECTIONS = frozenset({"hub", "login", "gpus", "sessions", "spawner"})
 
 
-class Settings(_Section):
+class Settings(Section):
     """All settings of one hub."""
 
     trial: bool = Field(
@@ -257,16 +244,29 @@ class Settings(_Section):
     sessions: SessionSettings = Field(
         SessionSettings(), description="How long a session may let its GPU idle, and last."
     )
+    servers: tuple[ServerSettings, ...] = Field(
+        (),
+        description="The GPU servers, each as {name, agent: {url, token_file, ca_file}}; when empty, the GPUs of this "
+        "machine are read, under the name gpus.server_name.",
+    )
     spawner: SpawnerSettings = Field(SpawnerSettings(), description="What a student's server is and may use.")
 
     @model_validator(mode="after")
     def _demo_stays_at_home(self) -> Settings:
         if self.login.kind == "demo" and self.hub.public_address not in {"127.0.0.1", "::1", "localhost"}:
-            raise _fault(
+            raise fault(
                 "hub.public_address",
                 self.hub.public_address,
                 "127.0.0.1 with the demo login: one password for everybody may not face a network",
             )
+        return self
+
+    @model_validator(mode="after")
+    def _servers_differ(self) -> Settings:
+        names = [server.name for server in self.servers]
+        for number, name in enumerate(names):
+            if name in names[:number]:
+                raise fault(f"servers.{number}.name", name, "a name that no other server has")
         return self
 
     @model_validator(mode="after")
@@ -277,14 +277,9 @@ class Settings(_Section):
                 continue
             port = getattr(self.hub, name)
             if port in taken:
-                raise _fault(f"hub.{name}", port, f"another port than {taken[port]}")
+                raise fault(f"hub.{name}", port, f"another port than {taken[port]}")
             taken[port] = f"hub.{name}"
         return self
-
-
-def _fault(key: str, value: object, allowed: str) -> PydanticCustomError:
-    """Return the error for a value that is only wrong together with others; `key` is the one to change."""
-    return PydanticCustomError("together", "{allowed}", {"key": key, "value": value, "allowed": allowed})
 
 
 def load(files: list[Path]) -> Settings:
@@ -391,12 +386,12 @@ def _allowed(fault: Any) -> str:
     return _one_line(message)
 
 
-def _section(location: tuple[int | str, ...]) -> type[_Section] | None:
+def _section(location: tuple[int | str, ...]) -> type[Section] | None:
     """Return the section at this place, None when there is none."""
-    section: type[_Section] = Settings
+    section: type[Section] = Settings
     for part in location:
         field = section.model_fields.get(str(part))
-        if field is None or not (isinstance(field.annotation, type) and issubclass(field.annotation, _Section)):
+        if field is None or not (isinstance(field.annotation, type) and issubclass(field.annotation, Section)):
             return None
         section = field.annotation
     return section

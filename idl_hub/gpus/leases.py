@@ -125,6 +125,14 @@ class Leases:
 
         return await self._database.run(move)
 
+    async def move(self, lease_id: str, server: str) -> None:
+        """Name the server of a lease anew."""
+
+        def rename(session: Session) -> None:
+            session.get_one(LeaseRow, lease_id).server = server
+
+        await self._database.run(rename)
+
     async def ready(self, lease_id: str, ends_at: float | None) -> bool:
         """Note that the server answers, and when it must end at the latest. False when the lease has ended."""
 

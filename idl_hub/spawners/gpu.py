@@ -279,6 +279,7 @@ class GPUSpawnerMixin(Spawner):
         if lease is not None:
             env["IDLHUB_LEASE"] = lease.id
             env["IDLHUB_HUB"] = self.runtime.hub_id
+            env["IDLHUB_SERVER"] = lease.server
             # An image may bring NVIDIA_VISIBLE_DEVICES=all; said here, it cannot show every card.
             env["NVIDIA_VISIBLE_DEVICES"] = ",".join(gpu.uuid for gpu in lease.gpus) or "void"
         if not self._wanted().my_packages:

@@ -127,6 +127,7 @@ class Keeper:
         with self._noting_hands() as touched:
             live = await self.leases.live()
             units = await self.hosts[name].units()
+        await self._adopt(name, live, units)
         leases = [lease for lease in live if lease.server == name]
         claimed = frozenset(self._claimed) if self._hub_is_up.is_set() else None
         # What was in hand at any moment of this look may have changed under it.
@@ -137,6 +138,14 @@ class Keeper:
         unexplained = [unit for unit in units if unit.lease_id not in touched | {lease.id for lease in live}]
         await self._judge_strangers(name, unexplained)
         self._listed[name].set()
+
+    async def _adopt(self, name: str, live: Iterable[Lease], units: Iterable[Unit]) -> None:
+        """Move leases here whose server is not in the settings but whose container runs here: it was renamed."""
+        here = {unit.lease_id for unit in units if unit.hub_id == self.hub_id}
+        for lease in live:
+            if lease.server not in self.hosts and lease.id in here:
+                log.warning("Lease %s moves from %s to %s, where its container is", lease.id, lease.server, name)
+                await self.leases.move(lease.id, name)
 
     async def _judge_strangers(self, name: str, unexplained: list[Unit]) -> None:
         """Remember the GPUs of running containers that no live lease explains; remove what an ended lease left."""

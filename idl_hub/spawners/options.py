@@ -32,24 +32,36 @@ class Options:
     my_packages: bool = True
 
 
-def parse(options: Mapping[str, Any]) -> Options:
+def parse(options: Mapping[str, Any], most_gpus: int = 1) -> Options:
     """Read stored or submitted options; what is left out gets its default.
+
+    Parameters
+    ----------
+    most_gpus
+        How many GPUs this person may ask for: `gpu` may then also be "2", "3" and so on.
 
     Raises
     ------
     OptionsError
         For a value that is not offered.
     """
+    counts = gpu_counts(most_gpus)
     gpu = options.get("gpu", "one")
-    if gpu not in ("one", "none"):
-        raise OptionsError(f"The option gpu is {str(gpu)[:40]!r}; it may be 'one' or 'none'. Choose on the start page.")
+    if not isinstance(gpu, str) or gpu not in counts:
+        offered = " or ".join(repr(value) for value in sorted(counts, key=lambda value: (counts[value] != 1, value)))
+        raise OptionsError(f"The option gpu is {str(gpu)[:40]!r}; it may be {offered}. Choose on the start page.")
     packages = options.get("my_packages", "yes")
     if packages not in ("yes", "no"):
         raise OptionsError(f"The option my_packages is {str(packages)[:40]!r}; it may be 'yes' or 'no'.")
-    return Options(gpu_count=1 if gpu == "one" else 0, my_packages=packages == "yes")
+    return Options(gpu_count=counts[gpu], my_packages=packages == "yes")
 
 
-def from_form(form: Mapping[str, Sequence[str]]) -> dict[str, str]:
+def gpu_counts(most_gpus: int) -> dict[str, int]:
+    """Return the values that the option gpu may have, and how many GPUs each means."""
+    return {"one": 1, "none": 0} | {str(count): count for count in range(2, most_gpus + 1)}
+
+
+def from_form(form: Mapping[str, Sequence[str]], most_gpus: int = 1) -> dict[str, str]:
     """Turn submitted fields (or query arguments) into stored options.
 
     Raises
@@ -58,22 +70,34 @@ def from_form(form: Mapping[str, Sequence[str]]) -> dict[str, str]:
         As `parse` does.
     """
     chosen = {key: form[key][-1] for key in ("gpu", "my_packages") if form.get(key)}
-    parse(chosen)
+    parse(chosen, most_gpus)
     return chosen
 
 
-def form(standings: Sequence[GPUStanding], *, simulated: bool, own_start: bool, last: Mapping[str, Any]) -> str:
+def form(
+    standings: Sequence[GPUStanding],
+    *,
+    simulated: bool,
+    own_start: bool,
+    last: Mapping[str, Any],
+    most_gpus: int = 1,
+    waiting: int = 0,
+) -> str:
     """Render the form: what is free now, what is out of order and why, and the choices.
 
     Parameters
     ----------
     own_start
         Whether the viewer's choice is preset from their last one in `last`.
+    most_gpus
+        How many GPUs this person may ask for.
+    waiting
+        How many wait in the line.
     """
     free = [standing for standing in standings if standing.state is State.FREE]
     out_of_order = [standing for standing in standings if standing.state in (State.SICK, State.UNKNOWN)]
     try:
-        preset = parse(last) if own_start else Options()
+        preset = parse(last, most_gpus) if own_start else Options()
     except OptionsError:
         preset = Options()
     return _TEMPLATES.get_template("options_form.html").render(
@@ -83,4 +107,6 @@ def form(standings: Sequence[GPUStanding], *, simulated: bool, own_start: bool, 
         simulated=simulated,
         kind=standings[0].gpu.name if standings else None,
         preset=preset,
+        counts=[count for count in gpu_counts(most_gpus).values() if count > 1],
+        waiting=waiting,
     )

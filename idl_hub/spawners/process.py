@@ -44,6 +44,8 @@ class LocalProcesses:
     def _units(self) -> tuple[Unit, ...]:
         found = {}
         for process, env in _labelled():
+            if env.get("IDLHUB_SERVER", self.name) != self.name:
+                continue
             gpus = env.get("NVIDIA_VISIBLE_DEVICES") or "void"
             found[env["IDLHUB_LEASE"]] = Unit(
                 id=str(process.pid),

@@ -197,6 +197,10 @@ async def test_a_server_renamed_in_the_settings_does_not_cost_running_sessions(r
     await room.look()
     assert len(room.engines.units) == 1
     assert await room.live() == [("l1", Phase.RUNNING)]
+    room.keeper.claim(lease.id)
+    await room.look()
+    [moved] = await room.leases.live()
+    assert (moved.server, moved.phase) == ("gpu1", Phase.RUNNING)
 
 
 async def test_giving_back_on_a_server_that_is_no_longer_known_keeps_the_gpu(room: Room) -> None:
