@@ -22,6 +22,8 @@ COMMAND_MODULES = {
     "settings": "idl_hub.settings_commands",
     "simulate": "idl_hub.gpus.simulator.commands",
     "agent": "idl_hub.gpus.agent_command",
+    "web": "idl_hub.web.commands",
+    **dict.fromkeys(("gpus", "line", "drain", "undrain", "exclude", "include", "why", "usage"), "idl_hub.shell"),
 }
 """Command -> the module that adds it; one module may add several."""
 

@@ -78,7 +78,7 @@ class LeaseRecord:
 
 
 class Hub:
-    """Proxy and hub as child processes: ``with Hub(folder) as hub:`` starts and removes them.
+    """Proxy, hub and the GPU pages as child processes: ``with Hub(folder) as hub:`` starts and removes them.
 
     Parameters
     ----------
@@ -111,6 +111,7 @@ class Hub:
         self.database = folder / "state" / "idl_hub.sqlite"
         self._proxy: subprocess.Popen[bytes] | None = None
         self._hub: subprocess.Popen[bytes] | None = None
+        self._web: subprocess.Popen[bytes] | None = None
         self._token = secrets.token_hex(32)
         self._proxy_token = secrets.token_hex(32)
         (folder / "state").mkdir(mode=0o700, parents=True)
@@ -136,7 +137,7 @@ class Hub:
         address = ensure_network() if self.kind == "docker" else "127.0.0.1"
         password = self.folder / "password"
         password.write_text(self.password)
-        public, api, internal = _free_ports(3, address)
+        public, api, internal, web = _free_ports(4, address)
         settings: dict[str, Any] = {
             "trial": True,
             "hub": {
@@ -145,6 +146,7 @@ class Hub:
                 "proxy_api_port": api,
                 "internal_address": address,
                 "internal_port": internal,
+                "web_port": web,
             },
             "login": {"kind": "demo", "demo_students": students, "demo_password_file": str(password)},
             "gpus": {
@@ -177,13 +179,15 @@ class Hub:
         self.stop()
 
     def start(self) -> Hub:
-        """Start proxy and hub, and return when the hub answers through the proxy."""
+        """Start proxy, GPU pages and hub, and return when the hub answers through the proxy."""
         hub = self.settings["hub"]
         target = f"http://{hub['internal_address']}:{hub['internal_port']}"
         where = ["--ip", "127.0.0.1", "--port", str(hub["public_port"])]
         where += ["--api-ip", "127.0.0.1", "--api-port", str(hub["proxy_api_port"])]
         where += ["--default-target", target, "--error-target", f"{target}/hub/error"]
         self._proxy = self._run([*proxy_command(), *where], "proxy.log")
+        # Before the hub, which would wait for it.
+        self._web = self._run([sys.executable, "-m", "idl_hub.cli", "web"], "web.log")
         self.start_again()
         return self
 
@@ -193,7 +197,7 @@ class Hub:
         wait_for(self._answers, f"the hub to answer\n{self.log_tail()}", _START_SECONDS)
 
     def _answers(self) -> bool:
-        for process in (self._proxy, self._hub):
+        for process in (self._proxy, self._web, self._hub):
             assert process is not None
             assert process.poll() is None, f"a process ended with {process.returncode}\n{self.log_tail()}"
         try:
@@ -239,8 +243,8 @@ class Hub:
         return self._hub.pid
 
     def stop(self) -> None:
-        """End hub and proxy and remove every container, process and volume of theirs."""
-        for process in (self._hub, self._proxy):
+        """End hub, pages and proxy and remove every container, process and volume of theirs."""
+        for process in (self._hub, self._web, self._proxy):
             if process is not None and process.poll() is None:
                 process.send_signal(signal.SIGTERM)
                 try:
@@ -282,6 +286,12 @@ class Hub:
     def secrets(self) -> tuple[str, str]:
         """The tokens of the proxy and of the tests' admin service, which nobody else may learn."""
         return self._proxy_token, self._token
+
+    @property
+    def web_pid(self) -> int:
+        """The process id of the GPU pages."""
+        assert self._web is not None
+        return self._web.pid
 
     @property
     def hub_id(self) -> str:
@@ -327,9 +337,9 @@ class Hub:
         return f"leases {live}, running {units}" if live or units else ""
 
     def log_tail(self, lines: int = 40) -> str:
-        """Return the end of the logs of hub and proxy."""
+        """Return the end of the logs of hub, proxy and GPU pages."""
         parts = []
-        for name in ("hub.log", "proxy.log"):
+        for name in ("hub.log", "proxy.log", "web.log"):
             file = self.folder / name
             text = file.read_text(errors="replace").splitlines()[-lines:] if file.exists() else []
             parts.append("\n".join([f"--- {name}", *text]))

@@ -30,7 +30,7 @@ def changes(before: Picture, after: Picture) -> dict[str, Any]:
 def _different(
     before: Mapping[str, dict[str, Any]], after: Mapping[str, dict[str, Any]]
 ) -> dict[str, dict[str, Any] | None]:
-    different: dict[str, dict[str, Any] | None] = {key: None for key in before.keys() - after.keys()}
+    different: dict[str, dict[str, Any] | None] = dict.fromkeys(before.keys() - after.keys())
     for key, values in after.items():
         known = before.get(key)
         if known is None:

@@ -80,6 +80,15 @@ class Live:
         """Begin to tell this viewer; the whole picture comes first."""
         self._viewers.add(viewer)
 
+    def watching(self, user: str) -> int:
+        """Return how many connections of this person watch."""
+        return sum(viewer.user == user for viewer in self._viewers)
+
+    def close(self) -> None:
+        """Let everybody go, so that the process can end."""
+        for viewer in self._viewers:
+            viewer.close()
+
     def leave(self, viewer: Viewer) -> None:
         """Tell this viewer no more."""
         self._viewers.discard(viewer)

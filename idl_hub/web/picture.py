@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
     from idl_hub.gpus.line import Ticket
     from idl_hub.gpus.placement import GPUStanding
-    from idl_hub.gpus.reading import ServerReading
+    from idl_hub.gpus.reading import GPU, ServerFigures, ServerReading
     from idl_hub.web.history import History
     from idl_hub.web.records import Held, Records
 
-_MIB = 2**20
+_MIB, _GIB = 2**20, 2**30
 IDLE_WARNING_SECONDS = 300
 """From the warning that an idle GPU is taken back to its end."""
 _STARTED = {
@@ -58,10 +58,11 @@ def paint(
 ) -> Picture:
     """Return the picture of this moment; `now` is in seconds since 1970."""
     holders = {gpu.uuid: lease for lease in records.leases for gpu in lease.gpus}
+    excluded = {mark.target for mark in records.marks if mark.kind == "gpu"}
     gpus = {}
     for standing in standings:
         key = gpu_key(standing.server, standing.gpu.uuid, standing.gpu.index)
-        gpus[key] = _tile(standing, holders.get(key), history.points(key))
+        gpus[key] = _tile(standing, holders.get(key), history.points(key)) | {"closed": key in excluded}
     return Picture(_servers(readings, standings, records), gpus, _line(records, now), _totals(readings, standings))
 
 
@@ -84,7 +85,7 @@ def _tile(standing: GPUStanding, lease: Held | None, points: Sequence[int | None
     }
 
 
-def measured(gpu: Any) -> dict[str, Any]:
+def measured(gpu: GPU) -> dict[str, Any]:
     """Return the figures of a `GPU`; None where it does not tell."""
     ratio, used, total = gpu.utilization_ratio, gpu.memory_used_bytes, gpu.memory_total_bytes
     return {
@@ -114,9 +115,20 @@ def _servers(
             "free": free[name],
             "gpus": len(reading.gpus),
             "driver_version": reading.driver_version,
+            **_figures(reading.figures),
             "simulated": reading.simulated,
         }
     return servers
+
+
+def _figures(figures: ServerFigures | None) -> dict[str, Any]:
+    ratio = figures.cpu_utilization_ratio if figures else None
+    return {
+        "cpu_count": figures.cpu_count if figures else None,
+        "cpu_utilization_ratio": None if ratio is None else round(ratio, 2),
+        "memory_total_bytes": figures.memory_total_bytes if figures else None,
+        "memory_available_bytes": figures.memory_available_bytes // _GIB * _GIB if figures else None,
+    }
 
 
 def _totals(readings: Sequence[ServerReading], standings: Sequence[GPUStanding]) -> dict[str, Any]:

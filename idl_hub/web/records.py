@@ -84,8 +84,8 @@ def read(session: Session) -> Records:
 def _leases(session: Session) -> tuple[Held, ...]:
     gpus: dict[str, list[HeldGPU]] = defaultdict(list)
     held = select(LeaseGPURow.lease_id, LeaseGPURow.gpu_uuid, LeaseGPURow.gpu_index, LeaseGPURow.gpu_name)
-    for lease_id, *gpu in session.execute(held.where(LeaseGPURow.released_at.is_(None)).order_by(LeaseGPURow.slot_id)):
-        gpus[lease_id].append(HeldGPU(*gpu))
+    for row in session.execute(held.where(LeaseGPURow.released_at.is_(None)).order_by(LeaseGPURow.slot_id)):
+        gpus[row.lease_id].append(HeldGPU(row.gpu_uuid, row.gpu_index, row.gpu_name))
     query = select(
         LeaseRow.id,
         LeaseRow.kind,
