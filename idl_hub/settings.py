@@ -7,6 +7,7 @@ and ``settings.example.yml`` say the same, which a test checks.
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -21,7 +22,13 @@ SETTINGS_VARIABLE = "IDLHUB_SETTINGS"
 DEFAULT_FILE = Path("/etc/idl_hub/settings.yml")
 
 # Where pydantic's own words would not help somebody who writes YAML.
-_ALLOWED = {"bool_parsing": "true or false", "bool_type": "true or false", "path_type": "a path, as text"}
+_ALLOWED = {
+    "bool_parsing": "true or false",
+    "bool_type": "true or false",
+    "path_type": "a path, as text",
+    "tuple_type": "a list",
+    "missing": "a value; this key may not be left out",
+}
 
 
 class SettingsError(Exception):
@@ -32,6 +39,18 @@ def _with_user_name(volume: str) -> str:
     if "{username}" not in volume:
         raise ValueError("a name with {username} in it, or all students would share one home")
     return volume
+
+
+def _agent_address(url: str) -> str:
+    if not re.fullmatch(r"(https://[^/?#@\s]+|http://(127\.0\.0\.1|\[::1\]|localhost)(:\d+)?)/?", url):
+        raise ValueError("an address such as https://10.0.0.5:9810, with plain http only on this machine")
+    return url
+
+
+def _server_name(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", name):
+        raise ValueError("up to 63 letters, digits, '.', '-' and '_', a letter or digit first")
+    return name
 
 
 class HubSettings(Section):
@@ -130,8 +149,7 @@ class GPUSettings(Section):
 class AgentSettings(Section):
     """Where the agent of a GPU server answers, and how the hub and it know each other."""
 
-    url: str = Field(
-        pattern=r"^(https://[^/?#@\s]+|http://(127\.0\.0\.1|\[::1\]|localhost)(:\d+)?)/?$",
+    url: Annotated[str, AfterValidator(_agent_address)] = Field(
         description="Such as https://10.0.0.5:9810; plain http only on this machine.",
     )
     token_file: Path = Field(description="File with the token that the agent was given.")
@@ -149,8 +167,7 @@ class AgentSettings(Section):
 class ServerSettings(Section):
     """A GPU server."""
 
-    name: str = Field(
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$",
+    name: Annotated[str, AfterValidator(_server_name)] = Field(
         description="As its agent calls itself, and as people read it.",
     )
     agent: AgentSettings = Field(description="Who reads its GPUs.")
@@ -210,6 +227,9 @@ class SpawnerSettings(Section):
 class SessionSettings(Section):
     """How long a session may let its GPU idle, and last. Sessions without a GPU are not meant."""
 
+    open_within_minutes: float = Field(
+        10, gt=0, description="A server that the line started goes to the next in line when it is not opened in time."
+    )
     idle_minutes_while_others_wait: float = Field(
         20, gt=0, description="A GPU idle by NVML for so long is taken back, after a warning, while others wait."
     )

@@ -107,7 +107,7 @@ def test_among_equals_the_server_with_most_free_cards_comes_first_then_the_first
 
 def test_a_less_loaded_card_wins_over_a_server_with_more_free_cards() -> None:
     crowded = server(card(0, uuid="A0"), name="a")
-    warm = server(*(card(n, uuid=f"B{n}", temperature_celsius=60) for n in range(4)), name="b")
+    warm = server(*(card(n, uuid=f"B{n}", utilization_ratio=0.05) for n in range(4)), name="b")
     choice = pick(warm, crowded)
     assert isinstance(choice, Choice)
     assert choice.server == "a"

@@ -20,11 +20,11 @@ EXAMPLE = ROOT / "settings.example.yml"
 REFERENCE = ROOT / "docs" / "reference" / "settings.md"
 
 
-def sections() -> dict[str, type[settings._Section]]:
+def sections() -> dict[str, type[settings.Section]]:
     return {
         name: field.annotation
         for name, field in Settings.model_fields.items()
-        if isinstance(field.annotation, type) and issubclass(field.annotation, settings._Section)
+        if isinstance(field.annotation, type) and issubclass(field.annotation, settings.Section)
     }
 
 
