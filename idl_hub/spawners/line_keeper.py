@@ -8,7 +8,7 @@ import time
 from typing import TYPE_CHECKING
 
 from idl_hub.gpus.leases import Lease, new_lease_id
-from idl_hub.gpus.line import OPEN_WITHIN_SECONDS, Line, Ticket, TicketState
+from idl_hub.gpus.line import Line, Ticket, TicketState
 from idl_hub.spawners.hub_api import HubAPI, HubAPIError
 
 if TYPE_CHECKING:
@@ -21,9 +21,11 @@ if TYPE_CHECKING:
 log = logging.getLogger("idl_hub.line")
 
 _MOST_ATTEMPTS = 3
+_ASK_FOR_SECONDS = 600
+"""How long a busy hub is asked again before an offer is given up."""
 _LOOK_EVERY_SECONDS = 2.0
 _TAKEN_WITHIN_SECONDS = 120
-_USE_EVERY_SECONDS = 10.0
+_USE_EVERY_SECONDS = 5.0
 
 
 class LineKeeper:
@@ -33,6 +35,8 @@ class LineKeeper:
     ----------
     choose
         From GPU UUID -> holder and a number of GPUs to a choice, with the fleet as it is now.
+    open_within_seconds
+        A server that the line started is stopped when nobody opened it for so long after it was ready.
     """
 
     def __init__(
@@ -42,6 +46,7 @@ class LineKeeper:
         events: Events,
         api: HubAPI,
         choose: Callable[[Mapping[str, str], int], Choice | NoGPU],
+        open_within_seconds: float,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._line = line
@@ -49,6 +54,7 @@ class LineKeeper:
         self._events = events
         self._api = api
         self._choose = choose
+        self._open_within_seconds = open_within_seconds
         self._clock = clock
         self._changed = asyncio.Event()
         self._starting: dict[str, asyncio.Task[None]] = {}
@@ -116,7 +122,7 @@ class LineKeeper:
 
     async def _start(self, ticket: Ticket, lease: Lease) -> None:
         """Start the server of an offered ticket; the reservation is kept while the hub is busy."""
-        deadline = time.monotonic() + OPEN_WITHIN_SECONDS
+        deadline = time.monotonic() + _ASK_FOR_SECONDS
         while True:
             try:
                 await self._api.start(ticket.user, ticket.server_name, ticket.options)
@@ -159,7 +165,7 @@ class LineKeeper:
         for ticket in ready:
             if ticket.lease_id not in live:
                 await self._line.end(ticket.id, TicketState.OPENED, "the server was stopped")
-            elif ticket.ready_at is not None and self._clock() > ticket.ready_at + OPEN_WITHIN_SECONDS:
+            elif ticket.ready_at is not None and self._clock() > ticket.ready_at + self._open_within_seconds:
                 await self._expire(ticket)
 
     async def _look_whether_opened(self, ticket: Ticket, used: str | None) -> None:
@@ -174,8 +180,8 @@ class LineKeeper:
         if await self._line.end(ticket.id, TicketState.EXPIRED, "not opened in time") is None:
             return
         self._first_use.pop(ticket.id, None)
-        minutes = OPEN_WITHIN_SECONDS // 60
-        await self._tell(ticket, f"the server was not opened within {minutes} minutes; its GPU goes to the next")
+        minutes = self._open_within_seconds / 60
+        await self._tell(ticket, f"the server was not opened within {minutes:g} minutes; its GPU goes to the next")
         try:
             await self._api.stop(ticket.user, ticket.server_name)
         except HubAPIError as error:

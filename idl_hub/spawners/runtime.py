@@ -70,7 +70,9 @@ class Runtime:
         self.keeper = Keeper(self.leases, hosts, hub_id)
         self.line = Line(database)
         self.events = Events(database)
-        self.line_keeper = LineKeeper(self.line, self.keeper, self.events, api, self._choose)
+        self.line_keeper = LineKeeper(
+            self.line, self.keeper, self.events, api, self._choose, settings.sessions.open_within_minutes * 60
+        )
         self.keeper.on_freed = self.line_keeper.wake
         self.executor = Executor(
             Commands(database),
