@@ -153,7 +153,7 @@ class Contestant:
         return starts
 
 
-def measure(folder: Path, runs: int, class_size: int, image: str = IMAGE) -> Result:
+def measure(folder: Path, runs: int, class_size: int, image: str = IMAGE, stock_image: str = IMAGE) -> Result:
     """Let both hubs take turns.
 
     Parameters
@@ -164,7 +164,8 @@ def measure(folder: Path, runs: int, class_size: int, image: str = IMAGE) -> Res
         Servers started at once, first by one hub, then by the other.
     """
     with ExitStack() as running:
-        ours, stock = (_contestant(running, folder, name, class_size, image) for name in ("ours", "stock"))
+        ours = _contestant(running, folder, "ours", class_size, image)
+        stock = _contestant(running, folder, "stock", class_size, stock_image)
         alone: dict[Contestant, list[Start]] = {ours: [], stock: []}
         for contestant in (ours, stock) if runs > 1 else ():
             contestant.alone("student1")
@@ -218,11 +219,14 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=10, help="starts alone of each hub")
     parser.add_argument("--class-size", type=int, default=20, help="servers started at once")
     parser.add_argument("--image", default=IMAGE, help="image of the servers")
+    parser.add_argument("--stock-image", help="another image for stock, such as plain_image; else the same")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="idlhub-benchmark-") as folder:
         Path(folder).chmod(0o755)
-        result = measure(Path(folder), options.runs, options.class_size, options.image)
-    print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} at the end, image {options.image}\n")
+        stock_image = options.stock_image or options.image
+        result = measure(Path(folder), options.runs, options.class_size, options.image, stock_image)
+    print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} at the end")
+    print(f"images: {options.image}, stock {stock_image}\n")
     print(as_text(result))
 
 
