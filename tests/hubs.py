@@ -16,7 +16,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,6 +92,8 @@ class Hub:
         Laid over the settings, section by section: ``{"spawner": {"memory_limit": "3GiB"}}``.
     config
         Further lines for JupyterHub's configuration, run last, with ``c`` at hand.
+    web
+        What Python runs to serve the GPU pages.
     """
 
     def __init__(
@@ -103,9 +105,11 @@ class Hub:
         students: int = 5,
         settings: Mapping[str, Mapping[str, Any]] | None = None,
         config: str = "",
+        web: Sequence[str] = ("-m", "idl_hub.cli", "web"),
     ) -> None:
         self.folder = folder
         self.kind = kind
+        self._web_command = [sys.executable, *web]
         self.volume_prefix = f"idlhub-test-{secrets.token_hex(4)}-"
         self.password = secrets.token_urlsafe(9)
         self.database = folder / "state" / "idl_hub.sqlite"
@@ -187,7 +191,7 @@ class Hub:
         where += ["--default-target", target, "--error-target", f"{target}/hub/error"]
         self._proxy = self._run([*proxy_command(), *where], "proxy.log")
         # Before the hub, which would wait for it.
-        self._web = self._run([sys.executable, "-m", "idl_hub.cli", "web"], "web.log")
+        self._web = self._run(self._web_command, "web.log")
         self.start_again()
         return self
 
@@ -296,20 +300,20 @@ class Hub:
     @property
     def hub_id(self) -> str:
         """The identity that this hub's containers carry."""
-        return str(self._rows("select id from hub")[0][0])
+        return str(self.rows("select id from hub")[0][0])
 
     def leases(self, *, live: bool = False) -> list[LeaseRecord]:
         """Return the ledger, oldest first; with `live` only what has not ended."""
         found = []
-        for id_, user, phase, container, ending in self._rows(
+        for id_, user, phase, container, ending in self.rows(
             "select id, user, phase, container_id, ending from lease order by reserved_at"
         ):
-            gpus = self._rows("select gpu_uuid, gpu_index from lease_gpu where lease_id = ? order by slot_id", id_)
+            gpus = self.rows("select gpu_uuid, gpu_index from lease_gpu where lease_id = ? order by slot_id", id_)
             uuids, indices = tuple(row[0] for row in gpus), tuple(row[1] for row in gpus)
             found.append(LeaseRecord(id_, user, phase, container, uuids, indices, ending))
         return [lease for lease in found if lease.live or not live]
 
-    def _rows(self, query: str, *values: object) -> list[tuple[Any, ...]]:
+    def rows(self, query: str, *values: object) -> list[tuple[Any, ...]]:
         with closing(sqlite3.connect(f"file:{self.database}?mode=ro", uri=True, timeout=20)) as connection:
             return connection.execute(query, values).fetchall()
 
