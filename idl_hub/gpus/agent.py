@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 
     from tornado.iostream import IOStream
 
-    from idl_hub.gpus.nvml import ErrorCounts
+    from idl_hub.gpus.nvml_errors import ErrorCounts
     from idl_hub.gpus.sampler import Sampler
+    from idl_hub.gpus.xids import XidLog
 
 FRESH_SECONDS = 10.0
 """An older reading means that the agent itself is not well."""
@@ -127,22 +128,24 @@ class AgentServer(HTTPServer):
             del self._open[host]
 
 
-def make_server(sampler: Sampler, errors: ErrorCounts, *, token: str | None, tls: ssl.SSLContext | None) -> AgentServer:
+def make_server(
+    sampler: Sampler, errors: ErrorCounts, xids: XidLog, *, token: str | None, tls: ssl.SSLContext | None
+) -> AgentServer:
     """Return the server, which listens nowhere yet.
 
     Parameters
     ----------
     sampler
         Where readings come from; the caller starts and stops it.
-    errors
-        NVML's errors, for the metrics.
+    errors, xids
+        NVML's errors and the driver's, for the metrics.
     token
         What a client must send as ``Authorization: Bearer``; None lets everybody in.
     tls
         Certificate and key; None speaks plain HTTP.
     """
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(ReadingCollector(sampler, errors))
+    registry.register(ReadingCollector(sampler, errors, xids))
     shared = {"sampler": sampler, "token": token, "registry": registry}
     pages = [("/readings", _Readings, shared), ("/metrics", _Metrics, shared), ("/health", _Health, shared)]
     application = Application(pages, default_handler_class=_Missing, default_handler_args=shared)

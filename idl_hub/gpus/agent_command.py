@@ -110,9 +110,9 @@ async def _serve(arguments: argparse.Namespace, access: _Access) -> int:
             f"It cannot listen on {access.address} port {access.port}: {error}. "
             "Is the port taken (`ss -ltnp`), or the address not this server's?"
         ) from error
-    nvml = Nvml(arguments.server_name, processes=HostProcesses(arguments.proc))
+    nvml = Nvml(arguments.server_name, processes=HostProcesses(arguments.proc), watch_xids=True)
     sampler = Sampler(nvml, figures=FigureReader(arguments.disk or [Path("/")]))
-    server = make_server(sampler, nvml.errors, token=access.token, tls=access.tls)
+    server = make_server(sampler, nvml.errors, nvml.xids, token=access.token, tls=access.tls)
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

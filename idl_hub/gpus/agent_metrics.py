@@ -14,9 +14,10 @@ if TYPE_CHECKING:
 
     from prometheus_client.core import Metric
 
-    from idl_hub.gpus.nvml import ErrorCounts
+    from idl_hub.gpus.nvml_errors import ErrorCounts
     from idl_hub.gpus.reading import GPU, ServerFigures, ServerReading
     from idl_hub.gpus.sampler import Sampler
+    from idl_hub.gpus.xids import XidLog
 
 _HARDWARE: tuple[tuple[str, str, Callable[[GPU], float | None]], ...] = (
     (
@@ -42,15 +43,17 @@ _HARDWARE: tuple[tuple[str, str, Callable[[GPU], float | None]], ...] = (
 class ReadingCollector(Collector):
     """Turns the newest reading into metrics at each scrape; asks NVML nothing."""
 
-    def __init__(self, sampler: Sampler, errors: ErrorCounts) -> None:
+    def __init__(self, sampler: Sampler, errors: ErrorCounts, xids: XidLog) -> None:
         self._sampler = sampler
         self._errors = errors
+        self._xids = xids
 
     def collect(self) -> Iterator[Metric]:
         """Give all metrics; before the first reading, those of the agent alone."""
         reading = self._sampler.latest()
         yield _info("idlhub_agent_info", "The agent that answers.", [{"version": __version__}])
         yield self._nvml_errors()
+        yield from self._xid_errors()
         if reading is None:
             return
         yield from self._of_the_agent(reading)
@@ -67,6 +70,21 @@ class ReadingCollector(Collector):
         for (function, code), count in self._errors.snapshot().items():
             family.add_metric([function, str(code)], count)
         return family
+
+    def _xid_errors(self) -> Iterator[Metric]:
+        total = CounterMetricFamily(
+            "nvidia_smi_xid_errors",
+            "Errors that the driver reported of the GPU since the agent started, by NVIDIA's XID.",
+            labels=["uuid", "xid"],
+        )
+        last = GaugeMetricFamily(
+            "nvidia_smi_xid_last_timestamp_seconds", "When the agent noticed the newest one.", labels=["uuid", "xid"]
+        )
+        for (uuid, code), (count, at) in self._xids.counts().items():
+            total.add_metric([uuid, str(code)], count)
+            last.add_metric([uuid, str(code)], at)
+        yield total
+        yield last
 
     def _of_the_agent(self, reading: ServerReading) -> Iterator[Metric]:
         state = "" if reading.health.ok else reading.health.state.value

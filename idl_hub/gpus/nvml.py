@@ -1,4 +1,4 @@
-"""The GPUs of this server, read through NVML. The only module that touches nvidia-ml-py.
+"""The GPUs of this server, read through NVML. With `xids`, the only module that touches nvidia-ml-py.
 
 Nothing here raises because of a GPU or a driver: what NVML answers becomes a `Health`. NVML is
 initialised once and kept, because without persistence mode each GPU takes seconds to wake.
@@ -9,33 +9,23 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
-import threading
 import time
-from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import pynvml
 
+from idl_hub.gpus.nvml_errors import NOT_AVAILABLE, ErrorCounts
 from idl_hub.gpus.processes import NOWHERE, HostProcesses
 from idl_hub.gpus.reading import GPU, HEALTHY, Health, HealthState, Process, ServerReading
 from idl_hub.gpus.sampler import Sampler
+from idl_hub.gpus.xids import XidLog, XidWatch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Iterable
     from pathlib import Path
 
-__all__ = ["Nvml", "Sampler"]
-
-NOT_AVAILABLE = frozenset(
-    {
-        pynvml.NVML_ERROR_NOT_SUPPORTED,
-        pynvml.NVML_ERROR_FUNCTION_NOT_FOUND,  # the driver is older than nvidia-ml-py
-        pynvml.NVML_ERROR_ARGUMENT_VERSION_MISMATCH,  # likewise
-        pynvml.NVML_ERROR_NO_PERMISSION,
-    }
-)
-"""Errors that only mean: this GPU, driver or user does not get this value."""
+__all__ = ["ErrorCounts", "Nvml", "Sampler"]
 
 NVML_IS_GONE = frozenset(
     {
@@ -47,6 +37,7 @@ NVML_IS_GONE = frozenset(
 """Errors after which NVML must be initialised again, for all GPUs."""
 
 LONGEST_RETRY_SECONDS = 30.0
+_WATCHES_END_SECONDS = 2.0
 
 _EXPLANATIONS = {
     pynvml.NVML_ERROR_DRIVER_NOT_LOADED: "the NVIDIA driver is not loaded (see `dmesg` and `modprobe nvidia`)",
@@ -64,24 +55,6 @@ _STATES = {
 def _health_of(code: int, asked: str) -> Health:
     words = _EXPLANATIONS.get(code) or f"{asked} failed: {pynvml.NVMLError(code)} (NVML error {code})"
     return Health(_STATES.get(code, HealthState.ERROR), code, words)
-
-
-class ErrorCounts:
-    """How often each function answered with which error since the start; values not supported are no errors."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._counts: Counter[tuple[str, int]] = Counter()
-
-    def add(self, function: str, code: int) -> None:
-        """Count one error of this number (``nvmlReturn_t``)."""
-        with self._lock:
-            self._counts[function, code] += 1
-
-    def snapshot(self) -> dict[tuple[str, int], int]:
-        """Return (function, error number) -> how often."""
-        with self._lock:
-            return dict(self._counts)
 
 
 class _GPUStoppedError(Exception):
@@ -236,6 +209,8 @@ class Nvml:
         one NVML: it must be loaded before anything else loads the driver's.
     processes
         What finds the container of a process by its PID.
+    watch_xids
+        Whether to wait for errors that the driver reports; it takes a thread for each GPU.
     clock, monotonic
         Where the time comes from.
     """
@@ -246,15 +221,19 @@ class Nvml:
         *,
         library: Path | None = None,
         processes: HostProcesses | None = None,
+        watch_xids: bool = False,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self.devices: tuple[Device, ...] = ()
         self.health = Health(HealthState.ERROR, words="NVML was not asked yet")
         self.errors = ErrorCounts()
+        self.xids = XidLog()
         self._server = server
         self._library = library
         self._processes = processes or HostProcesses()
+        self._watch_xids = watch_xids
+        self._watches: list[XidWatch] = []
         self._clock = clock
         self._monotonic = monotonic
         self._driver_version: str | None = None
@@ -293,6 +272,8 @@ class Nvml:
             findable = self._simulated or self._processes.are_the_hosts()
             processes = self._processes if findable else None
             self.devices = tuple(Device(index, self.errors, processes) for index in range(count))
+            if self._watch_xids:
+                self._watches = [XidWatch(index, self.xids, self.errors, self._clock) for index in range(count)]
             self.health = HEALTHY
             self._retry_seconds = 0.0
 
@@ -301,10 +282,20 @@ class Nvml:
         self.devices = ()
         if self.health.ok:
             self.health = Health(HealthState.ERROR, words="NVML was closed")
+        self._end_watches()
         if self._initialised:
             self._initialised = False
             with contextlib.suppress(pynvml.NVMLError):  # the driver may be gone already
                 pynvml.nvmlShutdown()
+
+    def _end_watches(self) -> None:
+        """End them before NVML is shut down under them; one that hangs is left behind."""
+        watches, self._watches = self._watches, []
+        for watch in watches:
+            watch.stop()
+        end = time.monotonic() + _WATCHES_END_SECONDS
+        for watch in watches:
+            watch.join(max(0.0, end - time.monotonic()))
 
     def assemble(self, gpus: Iterable[GPU], health: Health | None = None) -> ServerReading:
         """Return the reading made of these; GPUs known from earlier that are not among them are added.
@@ -327,7 +318,7 @@ class Nvml:
             server=self._server,
             taken_at=self._clock(),
             health=health,
-            gpus=tuple(sorted(current, key=lambda gpu: (gpu.index, gpu.uuid or ""))),
+            gpus=tuple(sorted((self._with_xids(gpu) for gpu in current), key=lambda gpu: (gpu.index, gpu.uuid or ""))),
             driver_version=self._driver_version,
             simulated=self._simulated,
         )
@@ -356,6 +347,10 @@ class Nvml:
         self.health = health
         self._retry_seconds = min(max(1.0, 2 * self._retry_seconds), LONGEST_RETRY_SECONDS)
         self._retry_at = self._monotonic() + self._retry_seconds
+
+    def _with_xids(self, gpu: GPU) -> GPU:
+        xids = self.xids.newest(gpu.uuid)
+        return replace(gpu, xids=xids) if xids else gpu
 
     def _recognise(self, gpu: GPU, elsewhere: Container[str | None]) -> GPU:
         """Return who a GPU is that cannot tell: the one that had its index and is not elsewhere."""

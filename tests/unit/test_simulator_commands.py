@@ -79,6 +79,8 @@ def test_a_fault_is_made_shown_and_taken_away(
         (["gpu", "0", "--fault", "broken"], "lost, hang:SECONDS"),
         (["gpu", "0", "--fault", "hang:long"], "lost, hang:SECONDS"),
         (["gpu", "0", "--fault", "hang:-1"], "allowed is 0 to"),
+        (["gpu", "0", "--xid", "0"], "allowed is 1 to"),
+        (["gpu", "0", "--xid", "lost"], "invalid int"),
         (["driver", "lost"], "not-loaded"),
         (["create", "65"], "0 to 64"),
         (["show", "--state", "missing"], "missing does not exist"),

@@ -21,6 +21,8 @@ RECORDS = {
     "idlhub_process": layout.ProcessRecord,
     "idlhub_gpu": layout.GPURecord,
     "idlhub_state": layout.StateRecord,
+    "idlhub_gpu_xids": layout.GPUXidsRecord,
+    "idlhub_xids": layout.XidsRecord,
     "idlhub_call_count": layout.CallCountRecord,
     "idlhub_calls": layout.CallsRecord,
 }
@@ -68,6 +70,7 @@ def test_structures_have_the_sizes_that_nvidia_ml_py_uses() -> None:
         pynvml.c_nvmlProcessInfo_v3_t: 24,
         pynvml.c_nvmlProcessUtilizationSample_t: 32,
         pynvml.c_nvmlFieldValue_t: 40,
+        pynvml.c_nvmlEventData_t: 32,
     }
     assert {record: ctypes.sizeof(record) for record in sizes} == sizes
 

@@ -56,6 +56,9 @@ def add_commands(subparsers: Any) -> None:
         metavar="FAULT",
         help="lost, hang:SECONDS (each call), error:CODE (NVML's number), error:CODE:FUNCTION, or none",
     )
+    gpu.add_argument(
+        "--xid", type=int, action="append", default=[], metavar="CODE", help="have the driver report this error of it"
+    )
     gpu.add_argument("--reset", action="store_true", help="make it idle and sound first")
 
     driver = _add_verb(verbs, "driver", _change_driver, "change how NVML as a whole answers")
@@ -117,6 +120,8 @@ def _change(simulator: Simulator, arguments: argparse.Namespace) -> None:
         processes=_processes(arguments),
         fault=arguments.fault,
     )
+    for code in arguments.xid:
+        simulator.report_xid(arguments.index, code)
     print(_line(simulator.gpus()[arguments.index]))
 
 

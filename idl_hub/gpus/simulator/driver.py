@@ -97,12 +97,14 @@ class Simulator:
     Parameters
     ----------
     path
-        The state file. Beside it, ``PATH.calls`` counts the calls of each NVML function.
+        The state file. Beside it, ``PATH.calls`` counts the calls of each NVML function, and
+        ``PATH.xids`` holds the XIDs.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.calls_path = path.with_name(path.name + ".calls")
+        self.xids_path = path.with_name(path.name + ".xids")
 
     def create(
         self,
@@ -125,6 +127,7 @@ class Simulator:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             _make_file(self.path, ctypes.sizeof(layout.StateRecord), layout.MAGIC)
             _make_file(self.calls_path, ctypes.sizeof(layout.CallsRecord))
+            _make_file(self.xids_path, ctypes.sizeof(layout.XidsRecord))
         except OSError as error:
             raise StateError(f"{self.path} cannot be written: {error.strerror}.") from error
         with self._changing(new=True) as state:
@@ -185,6 +188,32 @@ class Simulator:
                 _put_processes(gpu, processes)
             if fault is not None:
                 gpu.fault = _fault_record(fault)
+
+    def report_xid(self, index: int, code: int) -> None:
+        """Have the driver report this error of a GPU, to programs that wait for such events.
+
+        Raises
+        ------
+        StateError
+            No such GPU, no XID, or no usable state file.
+        """
+        _require(0 < code < 2**32, "XID", "1 to 4294967295")
+        with self._opened(os.O_RDONLY) as file:
+            fcntl.flock(file, fcntl.LOCK_EX)  # one writer at a time
+            _record(self._checked(os.pread(file, ctypes.sizeof(layout.StateRecord), 0)), index)
+            try:
+                self._append_xid(index, code)
+            except OSError as error:
+                raise StateError(
+                    f"{self.xids_path} cannot be written: {error.strerror}; `idl-hub simulate create` makes it."
+                ) from error
+
+    def _append_xid(self, index: int, code: int) -> None:
+        with self.xids_path.open("r+b") as file, mmap.mmap(file.fileno(), ctypes.sizeof(layout.XidsRecord)) as mapped:
+            ring = layout.XidsRecord.from_buffer(mapped).gpus[index]
+            ring.codes[ring.count % layout.XIDS_KEPT] = code
+            ring.count += 1  # last: it tells readers that the code is there
+            del ring  # else the file could not be unmapped
 
     def set_driver(self, fault: Fault) -> None:
         """Change what all NVML calls of all programs suffer: `Fault.no_driver()`, a hang, or `NO_FAULT`."""

@@ -61,7 +61,12 @@
     F(nvmlDeviceGetGraphicsRunningProcesses_v2) \
     F(nvmlDeviceGetGraphicsRunningProcesses_v3) \
     F(nvmlDeviceGetProcessUtilization) \
-    F(nvmlDeviceGetFieldValues)
+    F(nvmlDeviceGetFieldValues) \
+    F(nvmlDeviceGetSupportedEventTypes) \
+    F(nvmlDeviceRegisterEvents) \
+    F(nvmlEventSetCreate) \
+    F(nvmlEventSetFree) \
+    F(nvmlEventSetWait_v2)
 
 #define IDLHUB_NOT_SUPPORTED(F) \
     F(nvmlComputeInstanceDestroy) \
@@ -221,7 +226,6 @@
     F(nvmlDeviceGetSramUniqueUncorrectedEccErrorCounts) \
     F(nvmlDeviceGetSupportedClocksEventReasons) \
     F(nvmlDeviceGetSupportedClocksThrottleReasons) \
-    F(nvmlDeviceGetSupportedEventTypes) \
     F(nvmlDeviceGetSupportedGraphicsClocks) \
     F(nvmlDeviceGetSupportedMemoryClocks) \
     F(nvmlDeviceGetSupportedPerformanceStates) \
@@ -261,7 +265,6 @@
     F(nvmlDeviceQueryDrainState) \
     F(nvmlDeviceReadPRMCounters_v1) \
     F(nvmlDeviceReadWritePRM_v1) \
-    F(nvmlDeviceRegisterEvents) \
     F(nvmlDeviceRemoveGpu) \
     F(nvmlDeviceResetApplicationsClocks) \
     F(nvmlDeviceResetGpuLockedClocks) \
@@ -314,14 +317,11 @@
     F(nvmlDeviceWorkloadPowerProfileGetProfilesInfo) \
     F(nvmlDeviceWorkloadPowerProfileSetRequestedProfiles) \
     F(nvmlDeviceWorkloadPowerProfileUpdateProfiles_v1) \
-    F(nvmlEventSetCreate) \
-    F(nvmlEventSetFree) \
     F(nvmlEventSetGetContextCount_v1) \
     F(nvmlEventSetGetContextData_v1) \
     F(nvmlEventSetGetContextInfo_v1) \
     F(nvmlEventSetGetGpuOperationalEventContextLegacyXid_v1) \
     F(nvmlEventSetRegisterGpuOperationalEvents_v1) \
-    F(nvmlEventSetWait_v2) \
     F(nvmlEventSetWait_v3) \
     F(nvmlGetExcludedDeviceCount) \
     F(nvmlGetExcludedDeviceInfoByIndex) \

@@ -9,6 +9,7 @@ VERSION = 1
 MAX_GPUS = 64
 MAX_PROCESSES = 32
 MAX_FUNCTIONS = 1024
+XIDS_KEPT = 16
 MEMORY_NOT_AVAILABLE = 2**64 - 1
 COMPUTE, GRAPHICS = 0, 1
 
@@ -71,6 +72,21 @@ class StateRecord(ctypes.LittleEndianStructure):
         ("driver_fault", FaultRecord),
         ("gpus", GPURecord * MAX_GPUS),
     )
+
+
+class GPUXidsRecord(ctypes.LittleEndianStructure):
+    """``struct idlhub_gpu_xids``."""
+
+    _fields_ = (
+        ("count", ctypes.c_uint32),
+        ("codes", ctypes.c_uint32 * XIDS_KEPT),
+    )
+
+
+class XidsRecord(ctypes.LittleEndianStructure):
+    """``struct idlhub_xids``: the whole file of XIDs."""
+
+    _fields_ = (("gpus", GPUXidsRecord * MAX_GPUS),)
 
 
 class CallCountRecord(ctypes.LittleEndianStructure):

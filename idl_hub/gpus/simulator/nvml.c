@@ -68,6 +68,7 @@ const char *nvmlErrorString(int code)
     case NVML_ERROR_NOT_FOUND: return "Not Found";
     case NVML_ERROR_INSUFFICIENT_SIZE: return "Insufficient Size";
     case NVML_ERROR_DRIVER_NOT_LOADED: return "Driver Not Loaded";
+    case NVML_ERROR_TIMEOUT: return "Timeout";
     case NVML_ERROR_GPU_IS_LOST: return "GPU is lost";
     case NVML_ERROR_ARGUMENT_VERSION_MISMATCH: return "Argument Version Mismatch";
     default: return "Unknown Error";
@@ -200,6 +201,7 @@ int nvmlDeviceGetHandleByPciBusId_v2(const char *pci_bus_id, struct device **dev
 }
 
 #include "device.h"
+#include "events.h"
 
 /* All the rest of NVML */
 

@@ -26,6 +26,7 @@ enum nvml_return {
     NVML_ERROR_NOT_FOUND = 6,
     NVML_ERROR_INSUFFICIENT_SIZE = 7,
     NVML_ERROR_DRIVER_NOT_LOADED = 9,
+    NVML_ERROR_TIMEOUT = 10,
     NVML_ERROR_GPU_IS_LOST = 15,
     NVML_ERROR_ARGUMENT_VERSION_MISMATCH = 25,
 };
@@ -53,6 +54,7 @@ static pthread_mutex_t session_lock = PTHREAD_MUTEX_INITIALIZER;
 static atomic_int initialisations;
 static const struct idlhub_state *_Atomic state; /* never unmapped: a hanging call may be reading it */
 static struct idlhub_calls *_Atomic calls;
+static const struct idlhub_xids *_Atomic xids;
 static dev_t state_device;
 static ino_t state_inode;
 static struct device devices[IDLHUB_MAX_GPUS];
@@ -160,24 +162,28 @@ static int enter_not_supported(enum call call, const void *maybe_device)
     return code ? code : NVML_ERROR_NOT_SUPPORTED;
 }
 
-static void map_calls(const char *state_path)
+/* Maps the file STATEsuffix; NULL where it is missing, too short, or not for this program. */
+static void *map_beside(const char *state_path, const char *suffix, size_t size, bool writable)
 {
     char path[4096];
-    if (strlen(state_path) + sizeof ".calls" > sizeof path)
-        return;
-    strcat(strcpy(path, state_path), ".calls");
-    int file = open(path, O_RDWR | O_CLOEXEC);
+    if (strlen(state_path) + strlen(suffix) >= sizeof path)
+        return NULL;
+    strcat(strcpy(path, state_path), suffix);
+    int file = open(path, (writable ? O_RDWR : O_RDONLY) | O_CLOEXEC);
     if (file < 0)
-        return;
+        return NULL;
     struct stat status;
     void *mapped = MAP_FAILED;
-    if (fstat(file, &status) == 0 && (size_t)status.st_size >= sizeof(struct idlhub_calls))
-        mapped = mmap(NULL, sizeof(struct idlhub_calls), PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
+    if (fstat(file, &status) == 0 && (size_t)status.st_size >= size)
+        mapped = mmap(NULL, size, writable ? PROT_READ | PROT_WRITE : PROT_READ, MAP_SHARED, file, 0);
     close(file);
-    if (mapped == MAP_FAILED)
-        return;
-    struct idlhub_calls *counts = mapped;
-    for (int call = 0; call < CALL_COUNT; call++)
+    return mapped == MAP_FAILED ? NULL : mapped;
+}
+
+static void map_calls(const char *state_path)
+{
+    struct idlhub_calls *counts = map_beside(state_path, ".calls", sizeof *counts, true);
+    for (int call = 0; counts && call < CALL_COUNT; call++)
         strncpy(counts->functions[call].function, call_names[call], sizeof counts->functions[call].function - 1);
     calls = counts;
 }
@@ -208,8 +214,8 @@ static bool map_state(void)
     state = found;
     state_device = status.st_dev;
     state_inode = status.st_ino;
-    calls = NULL;
     map_calls(path);
+    xids = map_beside(path, ".xids", sizeof(struct idlhub_xids), false);
     return true;
 }
 

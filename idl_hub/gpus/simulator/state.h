@@ -18,6 +18,7 @@
 #define IDLHUB_MAX_GPUS 64
 #define IDLHUB_MAX_PROCESSES 32
 #define IDLHUB_MAX_FUNCTIONS 1024
+#define IDLHUB_XIDS_KEPT 16
 #define IDLHUB_MEMORY_NOT_AVAILABLE UINT64_MAX
 
 /* What goes wrong: first the hang, then the error. */
@@ -67,7 +68,17 @@ struct idlhub_state {
     struct idlhub_gpu gpus[IDLHUB_MAX_GPUS];
 };
 
-/* A second file, STATE.calls, counts the calls of each function where a program may write to it. */
+/* A second file, STATE.xids, holds the errors that the driver reported of each GPU: a ring of the newest. */
+struct idlhub_gpu_xids {
+    _Atomic uint32_t count; /* of all there ever were; number N stands at codes[N % IDLHUB_XIDS_KEPT] */
+    uint32_t codes[IDLHUB_XIDS_KEPT];
+};
+
+struct idlhub_xids {
+    struct idlhub_gpu_xids gpus[IDLHUB_MAX_GPUS];
+};
+
+/* A third file, STATE.calls, counts the calls of each function where a program may write to it. */
 struct idlhub_call_count {
     char function[96];
     _Atomic uint64_t calls;
