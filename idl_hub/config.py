@@ -189,7 +189,12 @@ def _runtime_ended(task: asyncio.Task[None]) -> None:
 def _hosts(settings: Settings) -> dict[str, Host]:
     name, wanted = settings.gpus.server_name, settings.spawner
     if wanted.kind == "process":
-        return {name: LocalProcesses(name, wanted.stop_timeout_seconds)}
+        names = [server.name for server in settings.servers] or [name]
+        return {name: LocalProcesses(name, wanted.stop_timeout_seconds) for name in names}
+    if settings.servers:
+        raise SettingsError(
+            "servers is not empty; allowed: none with spawner.kind docker, which has one engine, that of this machine"
+        )
     engine = Engine(
         name,
         wanted.engine_url,

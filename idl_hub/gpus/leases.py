@@ -125,6 +125,11 @@ class Leases:
 
         return await self._database.run(move)
 
+    async def last_server(self, user: str) -> str | None:
+        """Return the server of a user's newest session; None when there was none."""
+        newest = select(LeaseRow.server).where(LeaseRow.user == user).order_by(LeaseRow.reserved_at.desc()).limit(1)
+        return await self._database.run(lambda session: session.scalar(newest))
+
     async def move(self, lease_id: str, server: str) -> None:
         """Name the server of a lease anew."""
 

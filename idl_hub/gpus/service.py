@@ -42,6 +42,17 @@ class OutOfService:
         """Read the table; blocks, for use before the loop serves anybody."""
         self._marks = {(mark.kind, mark.target): mark for mark in self._database.transact(marks_in)}
 
+    def read_ended_gpus(self) -> tuple[Mark, ...]:
+        """Return GPUs that were put into service again, `since` being when; blocks, for use at the start."""
+
+        def look(session: Session) -> tuple[Mark, ...]:
+            rows = session.scalars(
+                select(OutOfServiceRow).where(OutOfServiceRow.kind == "gpu", OutOfServiceRow.ended_at.is_not(None))
+            )
+            return tuple(Mark(row.kind, row.target, row.reason, row.by, row.ended_at or 0) for row in rows)
+
+        return self._database.transact(look)
+
     @property
     def marks(self) -> tuple[Mark, ...]:
         """What is out of service now."""

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from idl_hub.db.events import Events
+    from idl_hub.gpus.fleet import Fleet
     from idl_hub.gpus.leases import Lease
     from idl_hub.gpus.service import OutOfService
     from idl_hub.spawners.keeper import Keeper
@@ -33,8 +34,8 @@ class Executor:
     ----------
     wake_line
         Called when a GPU may have become available or the line has changed.
-    known_gpus, known_servers
-        What the fleet knows now: UUIDs, and names.
+    fleet
+        Knows which servers and GPUs there are, and forgets a GPU's faults when an admin says so.
     """
 
     def __init__(
@@ -46,8 +47,7 @@ class Executor:
         events: Events,
         api: HubAPI,
         wake_line: Callable[[], None],
-        known_gpus: Callable[[], set[str]],
-        known_servers: Callable[[], set[str]],
+        fleet: Fleet,
     ) -> None:
         self._commands = commands
         self._line = line
@@ -56,8 +56,7 @@ class Executor:
         self._events = events
         self._api = api
         self._wake_line = wake_line
-        self._known_gpus = known_gpus
-        self._known_servers = known_servers
+        self._fleet = fleet
         self._kinds: dict[str, Callable[[Command], Awaitable[str]]] = {
             "drain": self._drain,
             "undrain": self._undrain,
@@ -128,6 +127,7 @@ class Executor:
         gpu = self._gpu(command)
         if not await self._out_of_service.finish("gpu", gpu, command.asked_by):
             raise Refused("This GPU is in service.")
+        self._fleet.clear(gpu)
         await self._note("a GPU is in service again", command, gpu_uuid=gpu)
         self._wake_line()
         return "The GPU is in service again."
@@ -165,13 +165,14 @@ class Executor:
 
     def _server(self, command: Command) -> str:
         server = _text(command, "server")
-        if server not in self._known_servers():
-            raise Refused(f"There is no server {server!r}; known: {', '.join(sorted(self._known_servers()))}.")
+        if server not in self._fleet.names:
+            raise Refused(f"There is no server {server!r}; known: {', '.join(self._fleet.names)}.")
         return server
 
     def _gpu(self, command: Command) -> str:
         gpu = _text(command, "gpu_uuid")
-        if gpu not in self._known_gpus():
+        known = {one.uuid for server in self._fleet.servers() for one in server.gpus}
+        if gpu not in known and all(mark.target != gpu for mark in self._out_of_service.marks):
             raise Refused(f"There is no GPU {gpu!r}.")
         return gpu
 

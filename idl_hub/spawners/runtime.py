@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
+from collections import Counter
+from functools import partial
 from typing import TYPE_CHECKING, Any
+
+from sqlalchemy.exc import SQLAlchemyError
 
 from idl_hub.db.accounts import Accounts
 from idl_hub.db.commands import Commands
 from idl_hub.db.events import Events
-from idl_hub.gpus.fleet import Fleet
+from idl_hub.gpus import fleet
 from idl_hub.gpus.idle import IdleTracker
 from idl_hub.gpus.leases import Lease, Leases, Phase, new_lease_id
 from idl_hub.gpus.line import Line, Ticket, TicketState
-from idl_hub.gpus.nvml import Nvml
-from idl_hub.gpus.placement import Choice, NoGPU, Rules
+from idl_hub.gpus.placement import NO_WISH, Choice, NoGPU, Wish
 from idl_hub.gpus.reclaim import Policy
-from idl_hub.gpus.sampler import Sampler
 from idl_hub.gpus.service import OutOfService
 from idl_hub.spawners.executor import Executor
 from idl_hub.spawners.keeper import Keeper
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("idl_hub")
 _FIRST_READING_SECONDS = 10
+_SICK_EVERY_SECONDS = 2.0
 
 
 class Runtime:
@@ -57,16 +59,11 @@ class Runtime:
         self.task: asyncio.Task[None] | None = None
         self.leases = Leases(database)
         self.accounts = Accounts(database)
-        rules = Rules(
-            busy_utilization_ratio=settings.gpus.busy_utilization_ratio,
-            busy_memory_bytes=settings.gpus.busy_memory,
-            reading_max_age_seconds=settings.gpus.reading_max_age_seconds,
-        )
-        library = settings.gpus.simulator_library if settings.gpus.simulated else None
-        self._sampler = Sampler(Nvml(settings.gpus.server_name, library=library))
         self.out_of_service = OutOfService(database)
         self.out_of_service.load()
-        self.fleet = Fleet({settings.gpus.server_name: self._sampler}, rules, closed=self.out_of_service.closed)
+        self.fleet = fleet.from_settings(settings, self.out_of_service.closed)
+        for mark in self.out_of_service.read_ended_gpus():
+            self.fleet.clear(mark.target, mark.since)
         self.keeper = Keeper(self.leases, hosts, hub_id)
         self.line = Line(database)
         self.events = Events(database)
@@ -82,8 +79,7 @@ class Runtime:
             self.events,
             api,
             self.line_keeper.wake,
-            self._known_gpus,
-            lambda: set(self.keeper.hosts),
+            self.fleet,
         )
         self._policy = policy_from(settings)
         self._sessions = Sessions(database, self.fleet, IdleTracker(), self.line, self.events, api, self._policy)
@@ -99,21 +95,19 @@ class Runtime:
         hub_has_loaded
             Done when JupyterHub has loaded its servers.
         """
-        self._sampler.start()
-        keeping = asyncio.create_task(self.keeper.run())
-        serving: list[asyncio.Task[None]] = []
         try:
-            if hub_has_loaded is not None:
-                await asyncio.shield(hub_has_loaded)
-            self.keeper.hub_is_up()
-            # Only now does JupyterHub answer, which both ask to start and stop servers.
-            parts = (self.line_keeper, self.executor, self._sessions)
-            serving += [asyncio.create_task(part.run()) for part in parts]
-            await asyncio.gather(keeping, *serving)
+            async with asyncio.TaskGroup() as parts:
+                parts.create_task(self.fleet.run())
+                parts.create_task(self.keeper.run())
+                if hub_has_loaded is not None:
+                    await asyncio.shield(hub_has_loaded)
+                self.keeper.hub_is_up()
+                # Only now does JupyterHub answer, which these ask to start and stop servers.
+                parts.create_task(self.line_keeper.run())
+                parts.create_task(self.executor.run())
+                parts.create_task(self._sessions.run())
+                parts.create_task(self._leave_sick_gpus_to_admins())
         finally:
-            for task in (keeping, *serving):
-                task.cancel()
-            self._sampler.stop()
             for host in self.keeper.hosts.values():
                 host.close()
 
@@ -126,9 +120,9 @@ class Runtime:
         finally:
             for task in listed:
                 task.cancel()
-        if self._sampler.latest() is None:
-            with contextlib.suppress(TimeoutError):  # without readings no GPU is given out, but a CPU session is
-                await self._sampler.wait_first(_FIRST_READING_SECONDS)
+        if not self.fleet.servers():
+            # Without readings no GPU is given out, but a session without GPU starts.
+            await self.fleet.wait_first(_FIRST_READING_SECONDS)
         return bool(self.keeper.listed_hosts)
 
     async def holders(self) -> dict[str, str]:
@@ -136,11 +130,20 @@ class Runtime:
         leased = {gpu.uuid: lease.holder for lease in await self.leases.live() for gpu in lease.gpus}
         return self.keeper.strangers | leased
 
-    def _choose(self, holders: Mapping[str, str], gpu_count: int) -> Choice | NoGPU:
-        return self.fleet.choose({**self.keeper.strangers, **holders}, gpu_count, self.keeper.listed_hosts)
+    def _choose(self, holders: Mapping[str, str], gpu_count: int, wish: Wish = NO_WISH) -> Choice | NoGPU:
+        return self.fleet.choose({**self.keeper.strangers, **holders}, gpu_count, self.keeper.listed_hosts, wish)
 
-    def _known_gpus(self) -> set[str]:
-        return {gpu.uuid for server in self.fleet.servers() for gpu in server.gpus if gpu.uuid is not None}
+    async def _leave_sick_gpus_to_admins(self) -> None:
+        """Write down which GPUs an admin must look at, so that a restart does not forget them."""
+        while True:
+            for uuid, why in self.fleet.needs_admin():
+                try:
+                    if await self.out_of_service.begin("gpu", uuid, why, "hub"):
+                        log.warning("GPU %s is out of service until an admin includes it again: %s", uuid, why)
+                        await self.events.note("error", f"a GPU is out of service: {why}", gpu_uuid=uuid)
+                except SQLAlchemyError:
+                    log.exception("That GPU %s is sick could not be written down; trying again", uuid)
+            await asyncio.sleep(_SICK_EVERY_SECONDS)
 
     async def reserve(
         self, user: str, server_name: str, gpu_count: int, options: Mapping[str, Any]
@@ -149,11 +152,10 @@ class Runtime:
 
         A lease is in the caller's hand until `Keeper.claim` or `Keeper.give_back_soon`.
         """
+        choose = partial(self._choose, wish=await self._wish_of(user))
         lease_id = new_lease_id()
         self.keeper.take_in_hand(lease_id)
-        acquiring = asyncio.create_task(
-            self.line.acquire(lease_id, user, server_name, gpu_count, options, self._choose)
-        )
+        acquiring = asyncio.create_task(self.line.acquire(lease_id, user, server_name, gpu_count, options, choose))
         try:
             found = await asyncio.shield(acquiring)
         except asyncio.CancelledError:
@@ -167,6 +169,11 @@ class Runtime:
         if isinstance(found, Lease):
             self.line_keeper.note_taken(found.id)
         return found
+
+    async def _wish_of(self, user: str) -> Wish:
+        live = await self.leases.live()
+        without_gpu = Counter(lease.server for lease in live if not lease.gpus)
+        return Wish(last_server=await self.leases.last_server(user) or "", sessions=without_gpu)
 
     def give_up_start(self, lease: Lease, error: BaseException) -> None:
         """Begin to clean up a start that failed; who cancelled it does not want it again from the line."""
