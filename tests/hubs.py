@@ -103,7 +103,7 @@ class Hub:
         kind: str = "docker",
         gpus: int = 8,
         students: int = 5,
-        settings: Mapping[str, Mapping[str, Any]] | None = None,
+        settings: Mapping[str, Mapping[str, Any] | list[Any]] | None = None,
         config: str = "",
         web: Sequence[str] = ("-m", "idl_hub.cli", "web"),
     ) -> None:
@@ -136,7 +136,7 @@ class Hub:
         return simulator
 
     def _write_settings(
-        self, gpus: int, students: int, over: Mapping[str, Mapping[str, Any]]
+        self, gpus: int, students: int, over: Mapping[str, Mapping[str, Any] | list[Any]]
     ) -> dict[str, dict[str, Any]]:
         address = ensure_network() if self.kind == "docker" else "127.0.0.1"
         password = self.folder / "password"
@@ -166,7 +166,7 @@ class Hub:
             },
         }
         for section, values in over.items():
-            settings[section] = settings.get(section, {}) | dict(values)
+            settings[section] = values if isinstance(values, list) else settings.get(section, {}) | dict(values)
         (self.folder / "settings.yml").write_text(json.dumps(settings))
         return settings
 

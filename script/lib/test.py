@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from script.lib.console import Step
 
 _WITHOUT_ENGINE = ("tests/unit",)
-_WITH_ENGINE = ("tests/docker", "tests/browser", "tests/benchmarks")
+_WITH_ENGINE = ("tests/docker", "tests/servers", "tests/browser", "tests/benchmarks")
 _LONG = ("tests/long",)
 
 

@@ -38,4 +38,5 @@ class Handler(BaseHTTPRequestHandler):
 
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
 time.sleep(float(os.environ.get("LIGHT_DELAY_SECONDS", "0")))
-ThreadingHTTPServer(("", 8888), Handler).serve_forever()
+port = urlsplit(os.environ.get("JUPYTERHUB_SERVICE_URL", "")).port or 8888
+ThreadingHTTPServer(("", port), Handler).serve_forever()
