@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import io
 import tarfile
@@ -13,23 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 EXECUTABLE = 0o100
-# What of idl_hub runs in a student's server: it needs nothing that the image does not have anyway.
-LAB_MODULES = (
-    "__init__.py",
-    "gpus/__init__.py",
-    "gpus/nvml.py",
-    "gpus/processes.py",
-    "gpus/reading.py",
-    "gpus/sampler.py",
-    "gpus/worker.py",
-    "lab/__init__.py",
-    "lab/holders.py",
-    "lab/hub.py",
-    "lab/server.py",
-    "lab/session.py",
-    "lab/status.py",
-    "lab/watch.py",
-)
+# What of idl_hub a student's server loads; what these import comes along.
+LAB = ("lab/__init__.py", "lab/server.py")
 
 
 @dataclass(frozen=True, order=True)
@@ -72,11 +58,47 @@ def student_context(repository: Path, certificates: Path) -> tuple[ContextFile, 
     files += read_tree(repository / "idl_hub" / "gpus" / "simulator", "simulator", (".c", ".h"))
     files += read_tree(repository / "idl_hub" / "lab" / "labextension", "lab/labextension")
     package = repository / "idl_hub"
-    files += [ContextFile(f"lab/idl_hub/{name}", False, (package / name).read_bytes()) for name in LAB_MODULES]
+    for path in with_imports([package / name for name in LAB], package):
+        inner = str(Path("lab/idl_hub") / path.relative_to(package))
+        files.append(ContextFile(inner, executable=False, content=path.read_bytes()))
     files += read_tree(certificates, "ca-certificates", (".crt",))
     # The folder must be there for COPY even when it is empty.
     files.append(ContextFile("ca-certificates/README", executable=False, content=b"Extra CA certificates.\n"))
     return tuple(sorted(files))
+
+
+def with_imports(modules: Sequence[Path], package: Path) -> list[Path]:
+    """Return modules of a package, what of the package they import, and so on; imports for types alone do not count."""
+    found: set[Path] = set()
+    waiting = list(modules)
+    while waiting:
+        path = waiting.pop()
+        if path not in found:
+            found.add(path)
+            waiting += _imported(path, package)
+    return sorted(found)
+
+
+def _imported(path: Path, package: Path) -> list[Path]:
+    names: set[str] = set()
+    waiting: list[ast.AST] = [ast.parse(path.read_bytes())]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            waiting += node.orelse
+            continue
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+        waiting += ast.iter_child_nodes(node)
+    inner = [name.split(".")[1:] for name in names if name.split(".")[0] == package.name]
+    files = []
+    for parts in inner:
+        for depth in range(len(parts) + 1):  # a package comes before its modules
+            place = package.joinpath(*parts[:depth])
+            files += [file for file in (place / "__init__.py", place.with_suffix(".py")) if file.is_file()]
+    return files
 
 
 def fingerprint(files: Sequence[ContextFile], build_args: Mapping[str, str], base_image_id: str) -> str:

@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "images"))
 
 from builder.failure import ImageError, explain  # noqa: E402
-from builder.inputs import LAB_MODULES, ContextFile, as_tar, fingerprint, student_context  # noqa: E402
+from builder.inputs import ContextFile, as_tar, fingerprint, student_context  # noqa: E402
 from builder.steps import Reporter, run_step  # noqa: E402
 
 STUDENT = ROOT / "images" / "student"
@@ -35,7 +35,10 @@ def repository(tmp_path: Path) -> Path:
         "idl_hub/gpus/simulator/nvml.c": "int x;",
         "idl_hub/gpus/simulator/driver.py": "x = 1",
         "idl_hub/lab/labextension/static/remoteEntry.js": "x;",
-        **{f"idl_hub/{name}": "x = 1" for name in LAB_MODULES},
+        "idl_hub/lab/__init__.py": "",
+        "idl_hub/lab/server.py": "def at_need():\n    from idl_hub.gpus import nvml\n",
+        "idl_hub/gpus/nvml.py": "if TYPE_CHECKING:\n    from idl_hub.gpus.fleet import Fleet\n",
+        "idl_hub/gpus/fleet.py": "import sqlalchemy",
         "certificates/university.crt": "a certificate",
     }.items():
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
@@ -53,13 +56,14 @@ def of(repository: Path) -> str:
         "images/student/Dockerfile",
         "idl_hub/gpus/simulator/nvml.c",
         "idl_hub/lab/server.py",
+        "idl_hub/gpus/nvml.py",
         "idl_hub/lab/labextension/static/remoteEntry.js",
         "certificates/university.crt",
     ],
 )
 def test_a_change_of_an_input_asks_for_a_new_image(repository: Path, changed: str) -> None:
     before = of(repository)
-    (repository / changed).write_text("something else")
+    (repository / changed).write_text("something_else")
     assert of(repository) != before
 
 
@@ -76,8 +80,16 @@ def test_a_change_of_an_input_asks_for_a_new_image(repository: Path, changed: st
 def test_a_change_of_anything_else_does_not(repository: Path, irrelevant: str) -> None:
     before = of(repository)
     (repository / irrelevant).parent.mkdir(exist_ok=True)
-    (repository / irrelevant).write_text("something else")
+    (repository / irrelevant).write_text("something_else")
     assert of(repository) == before
+
+
+def test_the_image_gets_what_a_student_s_server_imports_of_idl_hub_and_nothing_of_the_hub() -> None:
+    paths = {file.path for file in student_context(ROOT, ROOT / "none")}
+    ours = {path.removeprefix("lab/idl_hub/") for path in paths if path.startswith("lab/idl_hub/")}
+    assert {"__init__.py", "lab/server.py", "lab/status.py", "gpus/__init__.py", "gpus/nvml.py"} <= ours
+    assert {path.split("/")[0] for path in ours} == {"__init__.py", "lab", "gpus"}
+    assert not ours & {"gpus/fleet.py", "gpus/leases.py", "lab/build.py"}
 
 
 def test_a_file_that_becomes_executable_asks_for_a_new_image(repository: Path) -> None:

@@ -10,6 +10,8 @@ import { Conductor } from './conductor';
 import { Documents } from './documents';
 import { type Holder, Server } from './server';
 
+const TOLD_MS = 8000;
+
 const plugin: JupyterFrontEndPlugin<void> = {
   id: 'idl-hub:my-gpu',
   description: 'Shows this person’s GPU, and what the hub is about to do with it.',
@@ -22,10 +24,11 @@ const plugin: JupyterFrontEndPlugin<void> = {
     const conductor = new Conductor(server, documents, {
       openHub: () => window.location.assign(PageConfig.getOption('hubHost') + hubHome()),
       confirmShutDown,
-      tell: (words, done) => void (done ? Notification.success(words) : Notification.error(words))
+      tell: (words, done) => void Notification.emit(words, done ? 'success' : 'error', { autoClose: TOLD_MS })
     });
     Widget.attach(conductor.banners, document.body);
-    statusBar?.registerStatusItem('idl-hub:my-gpu', { item: conductor.statusItem, align: 'right', rank: -10 });
+    // First on the left: what does not fit into the status bar is cut off on the right.
+    statusBar?.registerStatusItem('idl-hub:my-gpu', { item: conductor.statusItem, align: 'left', rank: -10 });
   }
 };
 

@@ -117,7 +117,7 @@ function facts(answer: Answer, now: number): HTMLElement[] {
     rows.push(['Session since', clock(answer.started_at)]);
   }
   if (answer.ends_at !== null) {
-    rows.push(['Time left', `${span(answer.ends_at - now)}, until ${clock(answer.ends_at)}`]);
+    rows.push(['Time left', `${span(answer.ends_at - now)} (until ${clock(answer.ends_at)})`]);
   }
   return rows.flatMap(([name, value]) => [element('dt', '', name), element('dd', '', value)]);
 }

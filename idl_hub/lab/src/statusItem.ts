@@ -66,7 +66,7 @@ export class StatusItem extends Widget {
     if (this.answer) {
       panel.refresh(this.answer, this.now());
     }
-    this.popup = showPopup({ body: panel, anchor: this, align: 'right', hasDynamicSize: true });
+    this.popup = showPopup({ body: panel, anchor: this, align: 'left', hasDynamicSize: true });
     this.popup.disposed.connect(() => this.closed());
     panel.node.focus();
     this.button.setAttribute('aria-expanded', 'true');
