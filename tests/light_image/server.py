@@ -23,7 +23,8 @@ class Handler(BaseHTTPRequestHandler):
         elif path == prefix + "light/environment":
             answer = {key: value for key, value in os.environ.items() if "TOKEN" not in key}
         else:
-            return self.send_error(404)
+            self.send_error(404)
+            return
         body = json.dumps(answer).encode()
         self.send_response(200)
         self.send_header("Content-Type", "application/json")
