@@ -15,7 +15,7 @@ from idl_hub.gpus.reading import XIDS_KEPT, Xid
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-WAIT_MILLISECONDS = 500
+WAIT_MILLISECONDS = 1000
 """How long a watch waits for an event before it looks whether it is to stop."""
 RETRY_SECONDS = 30.0
 CODES_KEPT = 64
@@ -75,7 +75,7 @@ class XidWatch:
         self._thread.start()
 
     def stop(self) -> None:
-        """Let the thread end, within half a second unless NVML hangs."""
+        """Let the thread end, within a second unless NVML hangs."""
         self._stopping.set()
 
     def join(self, timeout: float) -> bool:

@@ -41,10 +41,15 @@ def until(condition: Callable[[], bool]) -> None:
 def reading_with_xid(nvml: Nvml, simulator: Simulator, index: int, code: int) -> ServerReading:
     """Report an XID until it is seen: a watch may only just begin."""
 
+    reported_at = 0.0
+
     def seen() -> bool:
+        nonlocal reported_at
         if any(xid.code == code for xid in nvml.read().gpus[index].xids):
             return True
-        simulator.report_xid(index, code)
+        if time.monotonic() > reported_at + 2:
+            reported_at = time.monotonic()
+            simulator.report_xid(index, code)
         return False
 
     until(seen)

@@ -5,7 +5,7 @@
 enum {
     XID_CRITICAL_ERROR = 8, /* nvmlEventTypeXidCriticalError */
     MAX_EVENT_SETS = 256,
-    POLL_MILLISECONDS = 200, /* the driver wakes who waits; here the file is looked at */
+    POLL_MILLISECONDS = 500, /* the driver wakes who waits; here the file is looked at */
 };
 
 struct event_set {
