@@ -27,9 +27,6 @@ if TYPE_CHECKING:
 
     from idl_hub.db.database import Database
 
-OPEN_WITHIN_SECONDS = 600
-"""A server that the line started is given up when nobody opened it for so long after it was ready."""
-
 
 class TicketState(StrEnum):
     """Where a ticket is; the last four are endings."""

@@ -8,6 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from idl_hub.settings import Settings
 
 
 class Action(StrEnum):
@@ -29,6 +33,18 @@ class Policy:
     warning_seconds: float = 10 * 60
     longest_seconds: float | None = 24 * 3600
     extension_seconds: float = 12 * 3600
+
+
+def policy_from(settings: Settings) -> Policy:
+    """Return the settings of sessions as the rule reads them."""
+    sessions = settings.sessions
+    return Policy(
+        idle_while_others_wait_seconds=sessions.idle_minutes_while_others_wait * 60,
+        idle_alone_seconds=None if sessions.idle_minutes is None else sessions.idle_minutes * 60,
+        warning_seconds=sessions.idle_warning_minutes * 60,
+        longest_seconds=None if sessions.longest_hours is None else sessions.longest_hours * 3600,
+        extension_seconds=sessions.extension_hours * 3600,
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from idl_hub.gpus.idle import IdleTracker
 from idl_hub.gpus.leases import Lease, Leases, Phase, new_lease_id
 from idl_hub.gpus.line import Line, Ticket, TicketState
 from idl_hub.gpus.placement import NO_WISH, Choice, NoGPU, Wish
-from idl_hub.gpus.reclaim import Policy
+from idl_hub.gpus.reclaim import policy_from
 from idl_hub.gpus.service import OutOfService
 from idl_hub.spawners.executor import Executor
 from idl_hub.spawners.keeper import Keeper
@@ -206,15 +206,3 @@ class Runtime:
             return None
         self.keeper.claim(lease_id)
         return lease
-
-
-def policy_from(settings: Settings) -> Policy:
-    """Return the settings of sessions as the rule reads them."""
-    sessions = settings.sessions
-    return Policy(
-        idle_while_others_wait_seconds=sessions.idle_minutes_while_others_wait * 60,
-        idle_alone_seconds=None if sessions.idle_minutes is None else sessions.idle_minutes * 60,
-        warning_seconds=sessions.idle_warning_minutes * 60,
-        longest_seconds=None if sessions.longest_hours is None else sessions.longest_hours * 3600,
-        extension_seconds=sessions.extension_hours * 3600,
-    )

@@ -41,7 +41,9 @@ class API(Handler):
             body = json.loads(self.request.body or b"{}")
         except ValueError:
             raise Refusal(400, "The body of the request is not JSON.") from None
-        value = body.get(name) if isinstance(body, dict) else None
+        if not isinstance(body, dict):
+            raise Refusal(400, "The body of the request must be a JSON object.")
+        value = body.get(name)
         if value is not None and (not isinstance(value, str) or len(value) > _LONGEST_TEXT):
             raise Refusal(400, f"{name} must be a text of at most {_LONGEST_TEXT} characters.")
         return (value or "").strip() or otherwise
@@ -83,8 +85,7 @@ class MyRequest(API):
 
     async def post(self, verb: str) -> None:
         """Find what it is about, and ask the hub."""
-        await self.live.now(0)
-        about = await self.live.about(self.visitor.name, self.get_argument("server_name", None))
+        about = await self.live.about(self.visitor.name, self.get_argument("server_name", None), oldest_seconds=0)
         if verb == "leave-line":
             if about["ticket"] is None:
                 raise Refusal(409, "You are not in the line.")

@@ -11,8 +11,6 @@ from tornado import web
 
 from idl_hub.web.access import HubAwayError, Visitor
 
-log = logging.getLogger("idl_hub.web")
-
 if TYPE_CHECKING:
     from jinja2 import Environment
 
@@ -21,6 +19,7 @@ if TYPE_CHECKING:
     from idl_hub.web.access import Groups
     from idl_hub.web.live import Live
 
+log = logging.getLogger("idl_hub.web")
 _SECURITY = {
     "Content-Security-Policy": "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
     "frame-ancestors 'none'; base-uri 'none'; form-action 'self'; object-src 'none'",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 import sys
 from contextlib import AsyncExitStack, suppress
@@ -13,10 +14,12 @@ from tornado.httpserver import HTTPServer
 
 from idl_hub import settings as settings_module
 from idl_hub.db import Database, Reader
+from idl_hub.gpus import reclaim
+from idl_hub.gpus.fleet import from_settings
 from idl_hub.settings import Settings, SettingsError
 from idl_hub.web import application, service
-from idl_hub.web.gpus import GPUs
 from idl_hub.web.live import Live
+from idl_hub.web.picture import Terms
 
 if TYPE_CHECKING:
     import argparse
@@ -33,7 +36,8 @@ def add_commands(subparsers: Any) -> None:
 
 def _run(_arguments: argparse.Namespace) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    logging.getLogger("tornado.access").setLevel(logging.WARNING)
+    for name in ("tornado.access", "tornado.application"):  # who looked at what is nobody's business
+        logging.getLogger(name).setLevel(logging.WARNING)
     try:
         settings = settings_module.load(settings_module.files_from_environment())
         settings.hub.state_directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -56,25 +60,29 @@ async def _serve(settings: Settings) -> None:
     ending = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, ending.set)
+    if settings.gpus.simulated:
+        # The stand-in library reads where its state is from the environment, as it does in containers.
+        os.environ["IDLHUB_SIMULATOR_STATE"] = str(settings.gpus.simulator_state)
     async with AsyncExitStack() as held:
         database, reader = Database(settings.hub.database_address), Reader(settings.hub.database_address)
-        gpus = GPUs(settings)
-        for part in (database, reader, gpus):
-            held.callback(part.close)
-        live = Live(gpus.readings, gpus.standings, reader)
+        held.callback(database.close)
+        held.callback(reader.close)
+        terms = Terms(reclaim.policy_from(settings), settings.sessions.open_within_minutes * 60)
+        fleet = from_settings(settings, lambda: live.closed())  # noqa: PLW0108 - it comes next
+        live = Live(fleet, reader, terms)
         app = application.make(settings, live, database, application.hub_auth(settings))
         server = HTTPServer(app, xheaders=False)
         for address in {"127.0.0.1", settings.hub.internal_address}:
             server.listen(settings.hub.web_port, address)
         held.callback(server.stop)
-        looking = asyncio.create_task(live.run())
-        held.push_async_callback(_end, looking, live)
+        held.callback(live.close)
+        for work in (fleet.run(), live.run()):
+            held.push_async_callback(_end, asyncio.create_task(work))
         log.info("Serving %s at port %d", service.PREFIX, settings.hub.web_port)
         await ending.wait()
 
 
-async def _end(looking: asyncio.Task[None], live: Live) -> None:
-    live.close()
-    looking.cancel()
+async def _end(task: asyncio.Task[None]) -> None:
+    task.cancel()
     with suppress(asyncio.CancelledError):
-        await looking
+        await task

@@ -1,64 +1,49 @@
-"""An hour of each GPU's utilization, in bounded memory."""
+"""An hour of a GPU's utilization as the map draws it: one point a minute."""
 
 from __future__ import annotations
 
-from collections import deque
-from dataclasses import dataclass, field
+from collections import defaultdict
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
-POINTS = 60
-POINT_SECONDS = 60
+    from idl_hub.gpus.history import Point
 
-
-@dataclass(slots=True)
-class _Track:
-    minute: int
-    sum: float = 0.0
-    count: int = 0
-    points: deque[int | None] = field(default_factory=lambda: deque([None] * POINTS, POINTS))
-    busy_at: float = 0.0
+MINUTES = 60
+_UNKNOWN: tuple[int | None, ...] = (None,) * MINUTES
 
 
-class History:
-    """One mean a minute for the last hour, and since when a GPU has been idle."""
-
-    def __init__(self) -> None:
-        self._tracks: dict[str, _Track] = {}
-
-    def add(self, now: float, readings: Iterable[tuple[str, float | None]]) -> None:
-        """Take in the newest utilization (0 to 1, None when unknown) of each GPU; forget those not seen for an hour."""
-        minute = int(now // POINT_SECONDS)
-        for key, utilization_ratio in readings:
-            track = self._tracks.get(key)
-            if track is None:
-                track = self._tracks[key] = _Track(minute, busy_at=now)
-            _turn(track, minute)
-            if utilization_ratio is not None:
-                track.sum += utilization_ratio
-                track.count += 1
-                if utilization_ratio > 0:
-                    track.busy_at = now
-        for key in [key for key, track in self._tracks.items() if minute - track.minute > POINTS]:
-            del self._tracks[key]
-
-    def points(self, key: str) -> tuple[int | None, ...]:
-        """Return the percentages of the last 60 full minutes, oldest first; None where nothing was read."""
-        track = self._tracks.get(key)
-        return tuple(track.points) if track else (None,) * POINTS
-
-    def idle_seconds(self, key: str, now: float) -> float | None:
-        """Return for how long no kernel was seen to run; None for a GPU never seen."""
-        track = self._tracks.get(key)
-        return max(0.0, now - track.busy_at) if track else None
+def by_minute(points: Iterable[Point], now: float) -> tuple[int | None, ...]:
+    """Return the mean percentage of each of the last 60 full minutes, oldest first; None where nothing was read."""
+    first = int(now // 60) - MINUTES
+    read: dict[int, list[float]] = defaultdict(list)
+    for point in points:
+        if point.utilization_ratio is not None:
+            read[int(point.at // 60) - first].append(point.utilization_ratio)
+    return tuple(round(100 * sum(found) / len(found)) if (found := read[minute]) else None for minute in range(MINUTES))
 
 
-def _turn(track: _Track, minute: int) -> None:
-    """Close the minutes that are over."""
-    if minute <= track.minute:
-        return
-    track.points.append(round(100 * track.sum / track.count) if track.count else None)
-    track.points.extend([None] * min(minute - track.minute - 1, POINTS))
-    track.minute, track.sum, track.count = minute, 0.0, 0
+class Curves:
+    """The curves of all GPUs, drawn anew only when a minute is over.
+
+    Parameters
+    ----------
+    history
+        From a GPU's UUID to its last hour.
+    """
+
+    def __init__(self, history: Callable[[str], Sequence[Point]]) -> None:
+        self._history = history
+        self._minute = -1
+        self._drawn: dict[str, tuple[int | None, ...]] = {}
+
+    def of(self, uuid: str | None, now: float) -> tuple[int | None, ...]:
+        """Return a GPU's curve as it is at `now`."""
+        if uuid is None:
+            return _UNKNOWN
+        if int(now // 60) != self._minute:
+            self._minute, self._drawn = int(now // 60), {}
+        if uuid not in self._drawn:
+            self._drawn[uuid] = by_minute(self._history(uuid), now)
+        return self._drawn[uuid]

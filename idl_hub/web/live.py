@@ -5,28 +5,54 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from sqlalchemy.exc import SQLAlchemyError
 
+from idl_hub.gpus.idle import IdleTracker
 from idl_hub.gpus.service import closed_by
-from idl_hub.web import me, picture
+from idl_hub.web import me
 from idl_hub.web.changes import changes
-from idl_hub.web.history import History
+from idl_hub.web.history import Curves
+from idl_hub.web.picture import Moment, paint
 from idl_hub.web.records import Records, read
 from idl_hub.web.viewer import message
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping
 
     from idl_hub.db import Reader
+    from idl_hub.gpus.history import Point
     from idl_hub.gpus.placement import Closed, GPUStanding
     from idl_hub.gpus.reading import ServerReading
-    from idl_hub.web.picture import Picture
+    from idl_hub.web.picture import Picture, Terms
     from idl_hub.web.viewer import Viewer
 
 log = logging.getLogger("idl_hub.web")
 _BEAT_SECONDS = 5
+
+
+class Fleet(Protocol):
+    """What is asked of `idl_hub.gpus.fleet.Fleet`."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All servers that should be read."""
+
+    def servers(self) -> tuple[ServerReading, ...]:
+        """Return the newest reading of every server that has given one."""
+
+    def faults(self) -> dict[str, str]:
+        """Return server -> why it has no newer reading."""
+
+    def standings(self, holders: Mapping[str, str]) -> tuple[GPUStanding, ...]:
+        """Say of every GPU whether it can be given out, and why not."""
+
+    def history(self, uuid: str) -> tuple[Point, ...]:
+        """Return the last hour of a GPU."""
+
+    def clear(self, uuid: str, at: float | None = None) -> None:
+        """Note that an admin put a GPU into service again."""
 
 
 class Live:
@@ -34,31 +60,31 @@ class Live:
 
     Parameters
     ----------
-    readings
-        The newest reading of every server.
-    standings
-        From GPU UUID -> holder and what is out of service to what each GPU is to the hub.
+    fleet
+        To be run by whoever made it; what it takes for out of service is `closed`.
     """
 
     def __init__(
         self,
-        readings: Callable[[], Sequence[ServerReading]],
-        standings: Callable[[dict[str, str], Closed], Sequence[GPUStanding]],
+        fleet: Fleet,
         reader: Reader,
+        terms: Terms,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._readings = readings
-        self._standings = standings
+        self._fleet = fleet
         self._reader = reader
+        self._terms = terms
         self._clock = clock
-        self._history = History()
+        self._curves = Curves(self._fleet.history)
+        self._idle = IdleTracker()
         self._viewers: set[Viewer] = set()
         self._looking = asyncio.Lock()
         self._looked_at = float("-inf")
         self._records = Records()
-        self._picture: Picture | None = None
-        self._trouble_since: float | None = None
+        self._cleared: dict[str, float] = {}
+        self._seen: tuple[Moment, Picture] | None = None
         self._told: Picture | None = None
+        self._trouble_since: float | None = None
 
     async def run(self, every_seconds: float = 1.0) -> None:
         """Look and tell until cancelled."""
@@ -66,7 +92,7 @@ class Live:
         while True:
             started = time.monotonic()
             try:
-                self._note_utilization()
+                self._idle.follow(self._fleet.servers())
                 if self._viewers:
                     await self._tell()
                 if started >= next_beat:
@@ -101,49 +127,53 @@ class Live:
         sqlalchemy.exc.SQLAlchemyError
             When the database does not answer.
         """
-        async with self._looking:
-            if self._picture is None or time.monotonic() - self._looked_at > oldest_seconds:
-                started = time.monotonic()
-                self._records = await self._reader.run(read)
-                self._picture = self._paint()
-                self._looked_at = started
-            return self._picture
+        return (await self._look(oldest_seconds))[1]
 
-    async def about(self, user: str, server_name: str | None = None) -> dict[str, Any]:
+    async def about(self, user: str, server_name: str | None = None, oldest_seconds: float = 1.0) -> dict[str, Any]:
         """Return what this person is told; raises as `now` does."""
-        return self._about(await self.now(), user, server_name)
+        moment, painted = await self._look(oldest_seconds)
+        return me.about(user, painted, moment, self._terms, server_name)
+
+    def closed(self) -> Closed:
+        """Return what is out of service, as the newest records say."""
+        return closed_by(self._records.marks)
 
     @property
     def records(self) -> Records:
         """The tables as they were when the newest picture was made."""
         return self._records
 
-    def _about(self, painted: Picture, user: str, server_name: str | None = None) -> dict[str, Any]:
+    async def _look(self, oldest_seconds: float) -> tuple[Moment, Picture]:
+        async with self._looking:
+            if self._seen is None or time.monotonic() - self._looked_at > oldest_seconds:
+                started = time.monotonic()
+                self._records = await self._reader.run(read)
+                self._seen = self._see()
+                self._looked_at = started
+            return self._seen
+
+    def _see(self) -> tuple[Moment, Picture]:
+        for uuid, at in (self._records.returned or {}).items():
+            if self._cleared.get(uuid) != at:
+                self._cleared[uuid] = at
+                self._fleet.clear(uuid, at)
         now = self._clock()
-
-        def idle_seconds(uuid: str) -> float | None:
-            return self._history.idle_seconds(uuid, now)
-
-        return me.about(user, painted, self._records, idle_seconds, now, server_name)
-
-    def _paint(self) -> Picture:
         holders = {gpu.uuid: lease.holder for lease in self._records.leases for gpu in lease.gpus}
-        standings = self._standings(holders, closed_by(self._records.marks))
-        return picture.paint(self._readings(), standings, self._records, self._history, self._clock())
-
-    def _note_utilization(self) -> None:
-        self._history.add(
-            self._clock(),
-            (
-                (picture.gpu_key(reading.server, gpu.uuid, gpu.index), gpu.utilization_ratio)
-                for reading in self._readings()
-                for gpu in reading.gpus
-            ),
+        moment = Moment(
+            now=now,
+            names=self._fleet.names,
+            faults=self._fleet.faults(),
+            readings=self._fleet.servers(),
+            standings=self._fleet.standings(holders),
+            records=self._records,
+            curve=lambda uuid: self._curves.of(uuid, now),
+            idle_since=self._idle.idle_since,
         )
+        return moment, paint(moment, self._terms)
 
     async def _tell(self) -> None:
         try:
-            painted = await self.now(0)
+            moment, painted = await self._look(0)
         except (SQLAlchemyError, OSError) as error:
             self._tell_trouble(error)
             return
@@ -158,7 +188,7 @@ class Live:
         for viewer in viewers:
             if viewer.sees_all and (text := whole if viewer.needs_whole else news):
                 viewer.send(text)
-            viewer.tell_about(self._about(painted, viewer.user))
+            viewer.tell_about(me.about(viewer.user, painted, moment, self._terms))
 
     def _tell_trouble(self, error: Exception) -> None:
         if self._trouble_since is None:

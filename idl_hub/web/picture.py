@@ -9,21 +9,19 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from idl_hub.gpus.line import OPEN_WITHIN_SECONDS, Outlook, TicketState, expectation, positions
+from idl_hub.gpus import reclaim
+from idl_hub.gpus.line import Outlook, TicketState, expectation, positions
 from idl_hub.gpus.placement import State
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from idl_hub.gpus.line import Ticket
     from idl_hub.gpus.placement import GPUStanding
     from idl_hub.gpus.reading import GPU, ServerFigures, ServerReading
-    from idl_hub.web.history import History
     from idl_hub.web.records import Held, Records
 
 _MIB, _GIB = 2**20, 2**30
-IDLE_WARNING_SECONDS = 300
-"""From the warning that an idle GPU is taken back to its end."""
 _STARTED = {
     TicketState.OFFERED: "a GPU is reserved, the server is starting",
     TicketState.READY: "the server is ready to be opened",
@@ -49,21 +47,43 @@ def gpu_key(server: str, uuid: str | None, index: int) -> str:
     return uuid or f"{server}#{index}"
 
 
-def paint(
-    readings: Sequence[ServerReading],
-    standings: Sequence[GPUStanding],
-    records: Records,
-    history: History,
-    now: float,
-) -> Picture:
-    """Return the picture of this moment; `now` is in seconds since 1970."""
-    holders = {gpu.uuid: lease for lease in records.leases for gpu in lease.gpus}
-    excluded = {mark.target for mark in records.marks if mark.kind == "gpu"}
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """For how long things may take, from the settings."""
+
+    policy: reclaim.Policy
+    open_within_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """All that a picture is made from."""
+
+    now: float
+    """Seconds since 1970."""
+    names: Sequence[str]
+    """All servers that should be read."""
+    faults: Mapping[str, str]
+    """Server -> why it has no newer reading."""
+    readings: Sequence[ServerReading]
+    standings: Sequence[GPUStanding]
+    records: Records
+    curve: Callable[[str | None], tuple[int | None, ...]]
+    """From a GPU's UUID to its last hour, in percent, minute by minute."""
+    idle_since: Callable[[Sequence[str]], float | None]
+    """From UUIDs to since when all of these GPUs are idle."""
+
+
+def paint(moment: Moment, terms: Terms) -> Picture:
+    """Return the picture of this moment."""
+    holders = {gpu.uuid: lease for lease in moment.records.leases for gpu in lease.gpus}
+    excluded = {mark.target for mark in moment.records.marks if mark.kind == "gpu"}
     gpus = {}
-    for standing in standings:
+    for standing in moment.standings:
         key = gpu_key(standing.server, standing.gpu.uuid, standing.gpu.index)
-        gpus[key] = _tile(standing, holders.get(key), history.points(key)) | {"closed": key in excluded}
-    return Picture(_servers(readings, standings, records), gpus, _line(records, now), _totals(readings, standings))
+        tile = _tile(standing, holders.get(key), moment.curve(standing.gpu.uuid))
+        gpus[key] = tile | {"closed": key in excluded}
+    return Picture(_servers(moment), gpus, _line(moment, terms), _totals(moment))
 
 
 def _tile(standing: GPUStanding, lease: Held | None, points: Sequence[int | None]) -> dict[str, Any]:
@@ -96,29 +116,34 @@ def measured(gpu: GPU) -> dict[str, Any]:
     }
 
 
-def _servers(
-    readings: Sequence[ServerReading], standings: Sequence[GPUStanding], records: Records
-) -> dict[str, dict[str, Any]]:
-    drained = {mark.target: mark for mark in records.marks if mark.kind == "server"}
-    sessions = Counter(lease.server for lease in records.leases)
-    free = Counter(standing.server for standing in standings if standing.state is State.FREE)
-    stale = {standing.server for standing in standings if standing.state is State.UNKNOWN}
+def _servers(moment: Moment) -> dict[str, dict[str, Any]]:
+    drained = {mark.target: mark for mark in moment.records.marks if mark.kind == "server"}
+    sessions = Counter(lease.server for lease in moment.records.leases)
+    free = Counter(standing.server for standing in moment.standings if standing.state is State.FREE)
+    stale = {standing.server for standing in moment.standings if standing.state is State.UNKNOWN}
+    read = {reading.server: reading for reading in moment.readings}
     servers = {}
-    for reading in sorted(readings, key=lambda reading: reading.server):
-        name, mark = reading.server, drained.get(reading.server)
+    for name in sorted({*moment.names, *read}):
+        reading, mark, fault = read.get(name), drained.get(name), moment.faults.get(name, "")
         servers[name] = {
-            "health": reading.health.words or reading.health.state.value,
-            "healthy": reading.health.ok and name not in stale,
-            "last_reading_at": round(reading.taken_at) if name in stale else None,
+            "healthy": reading is not None and reading.health.ok and name not in stale,
+            "health": fault or _health(reading),
+            "last_reading_at": round(reading.taken_at) if reading and name in stale else None,
             "drained": {"reason": mark.reason, "by": mark.by, "since": round(mark.since)} if mark else None,
             "sessions": sessions[name],
             "free": free[name],
-            "gpus": len(reading.gpus),
-            "driver_version": reading.driver_version,
-            **_figures(reading.figures),
-            "simulated": reading.simulated,
+            "gpus": len(reading.gpus) if reading else 0,
+            "driver_version": reading.driver_version if reading else None,
+            "simulated": reading.simulated if reading else False,
+            **_figures(reading.figures if reading else None),
         }
     return servers
+
+
+def _health(reading: ServerReading | None) -> str:
+    if reading is None:
+        return "no reading yet"
+    return reading.health.words or reading.health.state.value
 
 
 def _figures(figures: ServerFigures | None) -> dict[str, Any]:
@@ -131,32 +156,37 @@ def _figures(figures: ServerFigures | None) -> dict[str, Any]:
     }
 
 
-def _totals(readings: Sequence[ServerReading], standings: Sequence[GPUStanding]) -> dict[str, Any]:
-    states = Counter(standing.state for standing in standings)
+def _totals(moment: Moment) -> dict[str, Any]:
+    states = Counter(standing.state for standing in moment.standings)
+    gpus = len(moment.standings)
     return {
-        "gpus": len(standings),
+        "gpus": gpus,
         "free": states[State.FREE],
         "taken": states[State.TAKEN],
-        "other": len(standings) - states[State.FREE] - states[State.TAKEN],
-        "simulated": any(reading.simulated for reading in readings),
+        "other": gpus - states[State.FREE] - states[State.TAKEN],
+        "simulated": any(reading.simulated for reading in moment.readings),
     }
 
 
-def _line(records: Records, now: float) -> tuple[dict[str, Any], ...]:
-    numbers = positions(records.tickets)
-    ahead = [outlook for lease in records.leases for outlook in outlooks(lease)]
-    return tuple(_place(ticket, numbers, ahead, now) for ticket in records.tickets)
+def _line(moment: Moment, terms: Terms) -> tuple[dict[str, Any], ...]:
+    numbers = positions(moment.records.tickets)
+    # Only a line needs to know when GPUs come free.
+    ahead = [] if not numbers else [one for lease in moment.records.leases for one in _outlooks(lease, moment, terms)]
+    return tuple(_place(ticket, numbers, ahead, moment.now, terms) for ticket in moment.records.tickets)
 
 
-def outlooks(lease: Held) -> tuple[Outlook, ...]:
-    """Return when each GPU of a lease may come free."""
-    idle_ends_at = lease.warned_at + IDLE_WARNING_SECONDS if lease.warned_at is not None else None
+def _outlooks(lease: Held, moment: Moment, terms: Terms) -> tuple[Outlook, ...]:
+    session = lease.reclaimed_as(moment.idle_since([gpu.uuid for gpu in lease.gpus]))
+    idle_ends_at = reclaim.idle_ends_at(session, terms.policy)
     return tuple(Outlook(gpu.uuid, lease.ends_at, idle_ends_at) for gpu in lease.gpus)
 
 
-def _place(ticket: Ticket, numbers: Mapping[str, int], ahead: Sequence[Outlook], now: float) -> dict[str, Any]:
+def _place(
+    ticket: Ticket, numbers: Mapping[str, int], ahead: Sequence[Outlook], now: float, terms: Terms
+) -> dict[str, Any]:
     position = numbers.get(ticket.id)
     expected = expectation(position, ahead, now) if position is not None else None
+    ready_at = ticket.ready_at
     return {
         "id": ticket.id,
         "user": ticket.user,
@@ -168,5 +198,5 @@ def _place(ticket: Ticket, numbers: Mapping[str, int], ahead: Sequence[Outlook],
         "since": round(ticket.created_at),
         "expected_at": round(expected.at) if expected and expected.at is not None else None,
         "expected_text": expected.text if expected else _STARTED.get(ticket.state, ""),
-        "deadline": round(ticket.ready_at + OPEN_WITHIN_SECONDS) if ticket.ready_at is not None else None,
+        "deadline": None if ready_at is None else round(ready_at + terms.open_within_seconds),
     }

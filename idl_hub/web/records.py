@@ -7,9 +7,10 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 
-from idl_hub.db.tables import LeaseGPURow, LeaseRow, TicketRow
+from idl_hub.db.tables import LeaseGPURow, LeaseRow, OutOfServiceRow, TicketRow
+from idl_hub.gpus import reclaim
 from idl_hub.gpus.leases import Phase
 from idl_hub.gpus.line import Ticket, tickets_in
 from idl_hub.gpus.service import Mark, marks_in
@@ -48,6 +49,12 @@ class Held:
     kept_at: float | None
     gpus: tuple[HeldGPU, ...]
 
+    def reclaimed_as(self, idle_since: float | None) -> reclaim.Session:
+        """Return what the rule that takes GPUs back needs to know."""
+        if idle_since is not None and self.ready_at is not None:
+            idle_since = max(idle_since, self.ready_at)  # what was before is not this session's idleness
+        return reclaim.Session(idle_since, self.ends_at, self.warned_at, self.kept_at)
+
     @property
     def holder(self) -> str:
         """Who holds it, in words."""
@@ -66,7 +73,7 @@ class EndedTicket:
 
 @dataclass(frozen=True, slots=True)
 class Records:
-    """The tables at one moment."""
+    """The tables at one moment. None stands for empty."""
 
     leases: tuple[Held, ...] = ()
     tickets: tuple[Ticket, ...] = ()
@@ -74,11 +81,15 @@ class Records:
     ended_tickets: Mapping[str, EndedTicket] | None = None
     """User -> the last one that ended."""
     marks: tuple[Mark, ...] = ()
+    returned: Mapping[str, float] | None = None
+    """GPU UUID -> when an admin last put it into service again."""
 
 
 def read(session: Session) -> Records:
     """Return what is live, within a transaction of the caller."""
-    return Records(_leases(session), tickets_in(session), _ended_tickets(session), marks_in(session))
+    return Records(
+        _leases(session), tickets_in(session), _ended_tickets(session), marks_in(session), _returned(session)
+    )
 
 
 def _leases(session: Session) -> tuple[Held, ...]:
@@ -109,3 +120,10 @@ def _ended_tickets(session: Session) -> dict[str, EndedTicket]:
         query.where(TicketRow.ended_at > time.time() - _ENDED_IS_NEWS_SECONDS).order_by(TicketRow.ended_at)
     )
     return {user: EndedTicket(id_, state, ending or "", ended_at or 0) for user, id_, state, ending, ended_at in rows}
+
+
+def _returned(session: Session) -> dict[str, float]:
+    query = select(OutOfServiceRow.target, func.max(OutOfServiceRow.ended_at)).where(
+        OutOfServiceRow.kind == "gpu", OutOfServiceRow.ended_at.is_not(None)
+    )
+    return {target: at or 0 for target, at in session.execute(query.group_by(OutOfServiceRow.target))}

@@ -8,8 +8,9 @@ import { showLine } from "./places.js";
 
 export const may = JSON.parse(find("main").dataset.may);
 const STATES = {
-  free: "free", taken: "taken", foreign: "used from outside the hub", sick: "sick", closed: "out of service", unknown: "unknown",
+  free: "free", taken: "taken", foreign: "outside use", sick: "sick", closed: "out of service", unknown: "unknown",
 };
+const SHOW_REASON = ["sick", "closed", "unknown"];
 let model = null;
 const rows = new Map(); // server -> its elements
 const tiles = new Map(); // GPU -> its elements
@@ -116,7 +117,6 @@ function showTile(key) {
     tiles.set(key, tile);
     (rows.get(gpu.server)?.list ?? find("servers")).append(item);
   }
-  const told = gpu.utilization_ratio !== null;
   tile.button.dataset.state = gpu.state;
   say(tile.index, `#${gpu.index}`);
   say(tile.holder, gpu.holder ?? STATES[gpu.state]);
@@ -124,7 +124,7 @@ function showTile(key) {
   say(tile.heat, degrees(gpu.temperature_celsius));
   const used = gpu.memory_total_bytes ? (gpu.memory_used_bytes ?? 0) / gpu.memory_total_bytes : 0;
   tile.bar.style.transform = `scaleX(${used.toFixed(3)})`;
-  say(tile.memory, told || gpu.memory_used_bytes !== null ? memory(gpu) : gpu.reason);
+  say(tile.memory, SHOW_REASON.includes(gpu.state) ? gpu.reason : memory(gpu));
   const points = gpu.utilization_percent_by_minute.join();
   if (points !== tile.points) {
     tile.points = points;
