@@ -62,6 +62,7 @@ def arm(note: Path) -> None:
     from jupyterhub.user import User
 
     from idl_hub.gpus.leases import Leases
+    from idl_hub.gpus.line import Line
     from idl_hub.spawners.engine import Engine
     from idl_hub.spawners.gpu import GPUSpawnerMixin
     from idl_hub.spawners.keeper import Keeper
@@ -75,10 +76,10 @@ def arm(note: Path) -> None:
         return lambda given: str(given["phase"]) == phase
 
     around = functools.partial(_around, steps)
-    around(Leases, "acquire", "before a GPU is reserved", "after the lease is committed")
+    around(Line, "acquire", "before a GPU is reserved", "after the lease is committed")
     around(Leases, "end", "", "after the lease has ended")
     around(Leases, "advance", "", "after the container's id is noted", to("creating"))
-    around(Leases, "advance", "before the lease says running", "after the lease says running", to("running"))
+    around(Leases, "ready", "before the lease says running", "after the lease says running")
     around(Leases, "advance", "", "after the lease says stopping", to("stopping"))
     create, start, stop, remove = map(calls, ("create_container", "start", "stop", "remove_container"))
     around(Engine, "_do", "before the container is created", "after the container is created", create)
