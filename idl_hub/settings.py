@@ -240,6 +240,12 @@ class SessionSettings(Section):
     longest_hours: float | None = Field(
         24, gt=0, description="The longest a session with a GPU may last, training or not; when empty (null), no limit."
     )
+    idle_minutes_without_gpu: float | None = Field(
+        120,
+        gt=0,
+        description="A session without a GPU ends when no kernel, terminal or browser was active for so long; "
+        "when empty (null), never.",
+    )
     most_gpus: dict[str, Annotated[int, Field(ge=1, le=16)]] = Field(
         default_factory=lambda: {"lecturers": 4},
         description="Group -> how many GPUs of one server its members may have in a session; everybody else: 1.",

@@ -288,6 +288,24 @@ class GPUSpawnerMixin(Spawner):
             env["IDLHUB_TRIAL_EXERCISE"] = "1"
         return env
 
+    def get_args(self) -> list[str]:
+        """Return the server's arguments: one without GPU ends itself when nothing happens in it.
+
+        Jupyter Server's own timers do that: they know kernels and terminals, which the hub does not. Sessions with
+        a GPU are looked after by the hub, which knows whether the GPU computes.
+        """
+        args: list[str] = super().get_args()
+        minutes = self.runtime.settings.sessions.idle_minutes_without_gpu
+        if minutes is None or (self.lease is not None and self.lease.gpus):
+            return args
+        seconds = max(1, round(minutes * 60))
+        return [
+            *args,
+            f"--ServerApp.shutdown_no_activity_timeout={seconds}",
+            f"--MappingKernelManager.cull_idle_timeout={seconds}",
+            f"--TerminalManager.cull_inactive_timeout={seconds}",
+        ]
+
     @default("apply_user_options")
     def _options_are_read_at_start(self) -> Any:
         # Without a function here JupyterHub warns that nobody reads the options; `_wanted` does.
