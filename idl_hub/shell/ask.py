@@ -1,0 +1,91 @@
+"""``idl-hub drain``, ``undrain``, ``exclude`` and ``include``: requests to the hub, which alone carries them out."""
+
+from __future__ import annotations
+
+import getpass
+import sys
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+from idl_hub.db import Database
+from idl_hub.db.commands import ASKED, DONE, Commands
+from idl_hub.shell.look import picture_of
+
+if TYPE_CHECKING:
+    import argparse
+
+    from idl_hub.settings import Settings
+
+_ANSWER_SECONDS = 15
+
+
+def _add_server(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("server", metavar="SERVER", help="name of the server, as `idl-hub gpus` shows it")
+
+
+def _add_server_and_reason(parser: argparse.ArgumentParser) -> None:
+    _add_server(parser)
+    parser.add_argument("--reason", default="maintenance", help="why, for others to read (maintenance)")
+
+
+def _add_gpu(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("gpu", metavar="GPU", help="a UUID, or SERVER:NUMBER such as gpu03:5")
+
+
+def _add_gpu_and_reason(parser: argparse.ArgumentParser) -> None:
+    _add_gpu(parser)
+    parser.add_argument("--reason", default="excluded", help="why, for others to read (excluded)")
+
+
+def _drain(settings: Settings, arguments: argparse.Namespace) -> int:
+    return _ask(settings, "drain", {"server": arguments.server, "reason": arguments.reason})
+
+
+def _undrain(settings: Settings, arguments: argparse.Namespace) -> int:
+    return _ask(settings, "undrain", {"server": arguments.server})
+
+
+def _exclude(settings: Settings, arguments: argparse.Namespace) -> int:
+    uuid = _uuid(settings, arguments.gpu)
+    return _ask(settings, "exclude", {"gpu_uuid": uuid, "reason": arguments.reason})
+
+
+def _include(settings: Settings, arguments: argparse.Namespace) -> int:
+    return _ask(settings, "include", {"gpu_uuid": _uuid(settings, arguments.gpu)})
+
+
+def _uuid(settings: Settings, named: str) -> str:
+    """Return the UUID of a GPU named by it or by server and number."""
+    server, colon, number = named.rpartition(":")
+    if not colon:
+        return named
+    for gpu in picture_of(settings).gpus.values():
+        if gpu["uuid"] and gpu["server"] == server and str(gpu["index"]) == number:
+            return str(gpu["uuid"])
+    raise ValueError(f"there is no GPU {named} now; `idl-hub gpus` shows which there are. Nothing was changed.")
+
+
+def _ask(settings: Settings, kind: str, arguments: dict[str, str]) -> int:
+    with closing(Database(settings.hub.database_address)) as database:
+        asked_by = f"{getpass.getuser()} at the shell"
+        answer = Commands(database).ask_and_wait(kind, arguments, asked_by, _ANSWER_SECONDS)
+    if answer.state == DONE:
+        print(answer.result)
+        return 0
+    if answer.state == ASKED:
+        print(
+            f"The hub has not answered within {_ANSWER_SECONDS} s. Does it run? "
+            "If it comes back within a minute, it does what was asked; else nothing is changed.",
+            file=sys.stderr,
+        )
+        return 1
+    print(answer.result, file=sys.stderr)
+    return 1
+
+
+COMMANDS = (
+    ("drain", _drain, "give a server no new sessions; those that run go on", _add_server_and_reason),
+    ("undrain", _undrain, "bring a drained server back", _add_server),
+    ("exclude", _exclude, "give a GPU to nobody any more; a session on it goes on", _add_gpu_and_reason),
+    ("include", _include, "bring an excluded or sick GPU back", _add_gpu),
+)
