@@ -8,13 +8,16 @@ from dataclasses import dataclass
 
 AVERAGE_SECONDS = 60.0
 """Time constant of the average: after so long a change has come in by 63 %, after three times that by 95 %."""
+DAY_SECONDS = 86400.0
 POINT_SECONDS = 10
 POINTS = 360
 """An hour. One GPU's points take 3 KB, whatever happens."""
 _UNKNOWN = math.nan
 
 
-def averaged(previous: float | None, value: float | None, seconds: float) -> float | None:
+def averaged(
+    previous: float | None, value: float | None, seconds: float, over_seconds: float = AVERAGE_SECONDS
+) -> float | None:
     """Return an exponentially weighted average carried on by one value.
 
     Parameters
@@ -25,12 +28,14 @@ def averaged(previous: float | None, value: float | None, seconds: float) -> flo
         What held during these seconds; None when it is not known, which changes nothing.
     seconds
         Since the value before. None or less than none have passed: nothing changes.
+    over_seconds
+        The time constant.
     """
     if value is None or previous is None:
         return value if previous is None else previous
     if seconds <= 0:
         return previous
-    return value + (previous - value) * math.exp(-seconds / AVERAGE_SECONDS)
+    return value + (previous - value) * math.exp(-seconds / over_seconds)
 
 
 @dataclass(frozen=True, slots=True)

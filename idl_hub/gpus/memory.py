@@ -6,9 +6,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from idl_hub.gpus.health import HealthMemory, HealthRules
-from idl_hub.gpus.history import History, Point, averaged
+from idl_hub.gpus.history import DAY_SECONDS, History, Point, averaged
 from idl_hub.gpus.placement import NOTHING_REMEMBERED, Remembered
-from idl_hub.gpus.reading import Health, HealthState
+from idl_hub.gpus.reading import Health, HealthState, ProcessOrigin
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -29,12 +29,14 @@ class _GPUMemory:
         self.health = HealthMemory(rules)
         self.history = History()
         self._average: float | None = None
+        self._outside: float | None = 0.0
         self._idle_since: float | None = None
         self._read_at: float | None = None
 
     def follow(self, gpu: GPU, at: float) -> None:
         seconds = 0.0 if self._read_at is None else at - self._read_at
         self._average = averaged(self._average, gpu.utilization_ratio, seconds)
+        self._outside = averaged(self._outside, _used_from_outside(gpu), seconds, DAY_SECONDS)
         if gpu.utilization_ratio is None:
             self._idle_since = None
         elif gpu.utilization_ratio >= BUSY_RATIO or self._idle_since is None:
@@ -44,7 +46,7 @@ class _GPUMemory:
         self.health.follow(gpu, at)
 
     def remembered(self) -> Remembered:
-        return Remembered(self._average, self._idle_since, self.health.sick)
+        return Remembered(self._average, self._idle_since, self.health.sick, self._outside or 0.0)
 
 
 class FleetMemory:
@@ -136,6 +138,13 @@ class FleetMemory:
             return
         for uuid in [uuid for uuid in known if uuid not in self._listed[server]][:too_many]:
             del known[uuid], self._gpus[uuid], self._remembered[uuid]
+
+
+def _used_from_outside(gpu: GPU) -> float | None:
+    """Return whether a program that is in no container runs on it, whoever holds it; None when it is not known."""
+    if gpu.processes is None:
+        return None
+    return float(any(process.origin is ProcessOrigin.OUTSIDE for process in gpu.processes))
 
 
 def _unless_of_another(gpu: GPU, others: Mapping[str, str]) -> GPU:

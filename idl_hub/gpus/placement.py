@@ -3,7 +3,7 @@
 A lease is what holds a GPU; readings find users from outside the hub, leave out sick and unknown
 cards, and rank the free ones: least averaged load first, then least memory in use, then the server
 with most processor time and memory left and most free cards, then where the student was last, then
-the coolest, then the first name and lowest number.
+the card that people outside the hub used least, then the coolest, then the first name and lowest number.
 """
 
 from __future__ import annotations
@@ -60,6 +60,8 @@ class Remembered:
     """Since when no kernel was seen to run; seconds since 1970. None when it is not known."""
     sick: str = ""
     """Why it is left out although it answers; empty when it need not be."""
+    outside_ratio: float = 0.0
+    """0 to 1: of about the last day, the share in which a program outside the hub was on it, whoever held it."""
 
 
 NOTHING_REMEMBERED = Remembered()
@@ -287,15 +289,17 @@ class _Place:
             fitting = [gpu for gpu in fitting if _memory_free_bytes(gpu) >= memory_free_bytes]
         if len(fitting) < count:
             return None
-        ranked = [(*_load(gpu, remembered), _heat(gpu), gpu.index, gpu) for gpu in fitting]
+        ranked = [(*_load(gpu, remembered), _visits(gpu, remembered), _heat(gpu), gpu.index, gpu) for gpu in fitting]
         ranked.sort(key=_without_gpu)
         worst = ranked[count - 1]
         room, free, elsewhere, name = self.rank()
-        return (worst[0], worst[1], room, free, elsewhere, worst[2], name), [entry[-1] for entry in ranked[:count]]
+        return (worst[0], worst[1], room, free, elsewhere, worst[2], worst[3], name), [
+            entry[-1] for entry in ranked[:count]
+        ]
 
 
-def _without_gpu(entry: tuple[float, int, int, int, GPU]) -> tuple[float, int, int, int]:
-    return entry[:4]
+def _without_gpu(entry: tuple[float, int, int, int, int, GPU]) -> tuple[float, int, int, int, int]:
+    return entry[:5]
 
 
 def _load(gpu: GPU, remembered: Mapping[str, Remembered]) -> tuple[float, int]:
@@ -304,6 +308,12 @@ def _load(gpu: GPU, remembered: Mapping[str, Remembered]) -> tuple[float, int]:
     ratio = gpu.utilization_ratio if known is None else known.average_utilization_ratio
     memory = gpu.memory_used_bytes
     return 1.0 if ratio is None else round(ratio, 2), 2**63 if memory is None else memory // 2**24
+
+
+def _visits(gpu: GPU, remembered: Mapping[str, Remembered]) -> int:
+    """Return in twentieths how much people outside the hub used it: where they were, they come again."""
+    known = remembered.get(gpu.uuid or "")
+    return 0 if known is None else int(20 * known.outside_ratio)
 
 
 def _heat(gpu: GPU) -> int:

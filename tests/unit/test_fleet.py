@@ -18,7 +18,7 @@ from idl_hub.gpus.fleet import Fleet, ThisMachine, from_settings
 from idl_hub.gpus.fleet_agent import AgentClient
 from idl_hub.gpus.memory import MOST_GPUS_OF_A_SERVER
 from idl_hub.gpus.placement import Choice, Closed, NoGPU, Rules, State, Wish
-from idl_hub.gpus.reading import HEALTHY, Xid
+from idl_hub.gpus.reading import HEALTHY, Process, ProcessOrigin, Xid
 from idl_hub.gpus.simulator import Simulator
 from idl_hub.settings import Settings
 
@@ -120,6 +120,16 @@ def test_an_hour_is_remembered_even_if_nobody_asks_for_it() -> None:
     assert {point.utilization_ratio for point in points} == {0.5}
     assert {point.memory_used_bytes for point in points} == {2**30}
     assert fleet.history("GPU-9") == ()
+
+
+def test_a_gpu_that_people_from_outside_keep_using_is_given_out_last_among_equals() -> None:
+    server, clock = Told(), Clock()
+    fleet = fleet_of(server, clock=clock)
+    visited = card(0, processes=(Process(7, origin=ProcessOrigin.OUTSIDE),))
+    held = card(1, processes=(Process(8, origin=ProcessOrigin.CONTAINER, container_id="f" * 64),))
+    passes(fleet, server, clock, 2 * 3600, visited, held, card(2, temperature_celsius=80))
+    passes(fleet, server, clock, 3600, card(0), card(1), card(2, temperature_celsius=80))
+    assert chosen(fleet.choose({}, 3, HOSTS)) == ["GPU-1", "GPU-2", "GPU-0"]
 
 
 def test_the_same_reading_twice_counts_once() -> None:

@@ -102,6 +102,14 @@ def test_among_equals_a_student_comes_back_to_the_last_server() -> None:
     assert where(pick(servers[0], loaded, wish=Wish(last_server="b"))) == "a", "no better than a less loaded GPU"
 
 
+def test_among_equals_the_gpu_that_people_from_outside_used_least_comes_first() -> None:
+    pair = server(card(0, uuid="u0"), card(1, uuid="u1", temperature_celsius=70))
+    found = pick(pair, remembered={"u0": Remembered(0.0, outside_ratio=0.3), "u1": Remembered(0.0)})
+    assert isinstance(found, Choice)
+    assert found.gpus[0].uuid == "u1"
+    assert where(pick(pair, remembered={"u0": Remembered(0.0, outside_ratio=0.04)})) == "gpu1"
+
+
 def test_only_servers_that_the_group_may_use_are_looked_at() -> None:
     found = pick(place("a"), place("b"), wish=Wish(servers=frozenset({"b"})))
     assert where(found) == "b"
@@ -167,7 +175,11 @@ FIGURES = st.none() | st.builds(figures, st.floats(0, 1), st.floats(0, 1))
 REMEMBERED = st.dictionaries(
     st.sampled_from(UUIDS),
     st.builds(
-        Remembered, st.none() | st.floats(0, 1), st.none() | st.floats(0, NOW), st.sampled_from([""] * 7 + ["hot"])
+        Remembered,
+        st.none() | st.floats(0, 1),
+        st.none() | st.floats(0, NOW),
+        st.sampled_from([""] * 7 + ["hot"]),
+        st.floats(0, 1),
     ),
 )
 WISHES = st.builds(
