@@ -117,7 +117,7 @@ def _serve(console: Console, options: Options, places: Places) -> int:
         _welcome(console, plan, places, no_engine)
         status = supervisor.run()
         kept = "" if no_engine else "; students' containers keep running"
-        console.line(f"\nStopping hub and proxy{kept}.")
+        console.line(f"\nStopping hub, GPU pages and proxy{kept}.")
         return status
     finally:
         supervisor.stop()
@@ -198,6 +198,8 @@ def _start(
     proxy_api = f"http://127.0.0.1:{plan.proxy_api_port}"
     _require_ports(plan.port)  # somebody may have come during the set-up
     ports.require_free(plan.internal_address, plan.internal_port, "the hub's API", _OTHER_PORT)
+    for address in dict.fromkeys(("127.0.0.1", plan.internal_address)):
+        ports.require_free(address, plan.web_port, "the GPU pages", _OTHER_PORT)
     env = environment(
         PATH=f"{places.venv / 'bin'}:{os.environ.get('PATH', '')}",
         CONFIGPROXY_AUTH_TOKEN=token,
@@ -220,6 +222,12 @@ def _start(
         service = Service("proxy", proxy, env, places.logs / "proxy.log", places.state)
         supervisor.start(service, step, f"{proxy_api}/api/routes", token, 30)
         step.note = f"at 127.0.0.1:{plan.port}"
+    # Before the hub, which looks for them when it starts.
+    with console.step("Starting the GPU pages") as step:
+        web = [str(places.venv / "bin" / "idl-hub"), "web"]
+        service = Service("process of the GPU pages", web, env, places.logs / "web.log", places.state)
+        supervisor.start(service, step, f"http://127.0.0.1:{plan.web_port}/services/web/health", "", 60)
+        step.note = f"at http://127.0.0.1:{plan.port}/services/web/"
     with console.step("Starting the hub") as step:
         service = Service("hub", hub, env, places.logs / "hub.log", places.state)
         supervisor.start(service, step, f"http://127.0.0.1:{plan.port}/hub/api/", "", 180)

@@ -1,4 +1,4 @@
-"""Runs proxy and hub in the foreground: starts them, brings back what dies, stops both and leaves nothing."""
+"""Runs proxy, GPU pages and hub in the foreground: starts them, brings back what dies, leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def answers(url: str, token: str = "") -> bool:
 
 
 def end_leftovers(record: Path) -> None:
-    """End hub and proxy of a supervisor that was killed; the kernel has asked them to end already."""
+    """End hub, pages and proxy of a supervisor that was killed; the kernel has asked them to end already."""
     try:
         processes = json.loads(record.read_text())["processes"]
     except (OSError, ValueError, KeyError):
@@ -223,7 +223,7 @@ class Supervisor:
         return True
 
     def stop(self) -> None:
-        """End all services, the hub before the proxy."""
+        """End all services, the one that was started last first."""
         for service in reversed(self._services):
             service.stop()
         self._record.unlink(missing_ok=True)

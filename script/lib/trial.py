@@ -45,6 +45,11 @@ class Trial:
         return self.port + 81
 
     @property
+    def web_port(self) -> int:
+        """The port of the GPU pages; fixed, since running containers keep calling it."""
+        return self.port + 90
+
+    @property
     def users(self) -> str:
         """The names that may log in, as they are told to a person."""
         students = "student1" if self.demo_students == 1 else f"student1 ... student{self.demo_students}"
@@ -68,6 +73,7 @@ def settings(trial: Trial, places: Places) -> dict[str, Any]:
             "public_port": trial.port,
             "internal_address": trial.internal_address,
             "internal_port": trial.internal_port,
+            "web_port": trial.web_port,
             "proxy_api_port": trial.proxy_api_port,
         },
         "login": {

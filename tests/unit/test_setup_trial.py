@@ -38,6 +38,7 @@ def test_the_hub_accepts_the_settings_of_a_trial(places):
     assert settings.hub.public_address == "127.0.0.1"
     assert settings.hub.internal_address == "172.18.0.1"
     assert (settings.hub.public_port, settings.hub.proxy_api_port, settings.hub.internal_port) == (8000, 8001, 8081)
+    assert settings.hub.web_port == 8090
     assert settings.gpus.simulated == 2
     assert settings.spawner.kind == "docker"
 
