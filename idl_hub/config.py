@@ -172,6 +172,7 @@ def _runtime(settings: Settings) -> None:
     runtime = Runtime(settings, database, _hosts(settings), Leases(database).read_hub_id(), api)
     GPUSpawnerMixin.runtime = runtime
     AccountNamesMixin.accounts = runtime.accounts
+    AccountNamesMixin.events = runtime.events
     try:
         loop = asyncio.get_running_loop()
     except RuntimeError:

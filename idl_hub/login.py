@@ -12,6 +12,7 @@ from idl_hub.db.accounts import AccountError, canonical_login
 
 if TYPE_CHECKING:
     from idl_hub.db.accounts import Accounts
+    from idl_hub.db.events import Events
 
 
 class AccountNamesMixin(Authenticator):
@@ -19,6 +20,8 @@ class AccountNamesMixin(Authenticator):
 
     accounts: ClassVar[Accounts]
     """Set once, by the hub's configuration, before the first login."""
+    events: ClassVar[Events]
+    """Set with `accounts`: where logins are written down."""
     provider: ClassVar[str]
     """Name of the login provider in the table of accounts."""
 
@@ -37,6 +40,13 @@ class AccountNamesMixin(Authenticator):
         except AccountError as error:
             raise web.HTTPError(403, str(error)) from error
         return {**model, "name": account.name}
+
+    async def get_authenticated_user(self, handler: Any, data: dict[str, str]) -> dict[str, Any] | None:
+        """Write down who was let in, for the question "why?" later."""
+        model: dict[str, Any] | None = await super().get_authenticated_user(handler, data)
+        if model is not None:
+            await self.events.note("login", f"logged in ({self.provider})", user=model["name"])
+        return model
 
 
 class DemoAuthenticator(AccountNamesMixin, SharedPasswordAuthenticator):

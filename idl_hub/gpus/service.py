@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from idl_hub.db.database import Database
 
 
+ORPHAN = "orphan"
+"""Kind of the mark of a GPU that a container uses which no lease explains; `target` is the GPU's UUID."""
+
+
 @dataclass(frozen=True, slots=True)
 class Mark:
     """A server or GPU that is out of service."""
@@ -98,7 +102,7 @@ def closed_by(marks: Iterable[Mark]) -> Closed:
     said = {(mark.kind, mark.target): f"{mark.reason} ({mark.by})" for mark in marks}
     return Closed(
         servers={target: why for (kind, target), why in said.items() if kind == "server"},
-        gpus={target: why for (kind, target), why in said.items() if kind == "gpu"},
+        gpus={target: why for (kind, target), why in said.items() if kind in ("gpu", ORPHAN)},
     )
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from idl_hub.db.commands import DONE, REFUSED, Answer, Command, Commands
 from idl_hub.gpus.line import Line, TicketState
+from idl_hub.spawners.host import HostError
 from idl_hub.spawners.hub_api import HubAPI, HubAPIError
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ class Executor:
             "exclude": self._exclude,
             "include": self._include,
             "end_session": self._end_session,
+            "end_orphan": self._end_orphan,
             "leave_line": self._leave_line,
             "to_front": self._to_front,
         }
@@ -90,7 +92,7 @@ class Executor:
             return Answer(DONE, await execute(command))
         except Refused as refusal:
             return Answer(REFUSED, str(refusal))
-        except HubAPIError as error:
+        except (HubAPIError, HostError) as error:
             return Answer(REFUSED, f"That did not work: {error}")
         except KeyError as error:
             return Answer(REFUSED, f"The request {command.kind!r} needs {error}.")
@@ -144,6 +146,15 @@ class Executor:
             lease_id=lease.id,
         )
         return f"The session of {lease.holder} is being ended."
+
+    async def _end_orphan(self, command: Command) -> str:
+        gpu = _text(command, "gpu_uuid")
+        for orphan in self._keeper.orphans:
+            if gpu in orphan.unit.gpu_uuids:
+                await self._keeper.end_orphan(orphan)
+                await self._note(f"ended {orphan.who} ({orphan.unit.id[:12]})", command, gpu_uuid=gpu)
+                return f"Ended {orphan.who} on {orphan.server}."
+        raise Refused("No container without a lease uses this GPU.")
 
     async def _leave_line(self, command: Command) -> str:
         ticket = await self._line.end(_text(command, "ticket_id"), TicketState.LEFT, f"left ({command.asked_by})")

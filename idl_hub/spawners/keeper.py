@@ -31,6 +31,18 @@ class Verdict:
     why: str
 
 
+@dataclass(frozen=True, slots=True)
+class Orphan:
+    """Something with our label that runs without a live lease of this hub."""
+
+    server: str
+    unit: Unit
+    who: str
+    """Whose it is as far as that can be told, in words."""
+    ours_ended: bool = False
+    """Left over from an ended lease of this hub; the keeper is removing it."""
+
+
 def verdicts(
     leases: Iterable[Lease], units: Iterable[Unit], in_hand: frozenset[str], claimed: frozenset[str] | None
 ) -> list[Verdict]:
@@ -77,7 +89,7 @@ class Keeper:
         self.hub_id = hub_id
         self._interval_seconds = interval_seconds
         self._listed = {name: asyncio.Event() for name in hosts}
-        self._strangers: dict[str, dict[str, str]] = {name: {} for name in hosts}
+        self._orphans: dict[str, tuple[Orphan, ...]] = dict.fromkeys(hosts, ())
         self._in_hand: set[str] = set()
         self._looks: dict[object, set[str]] = {}
         self._claimed: set[str] = set()
@@ -149,18 +161,20 @@ class Keeper:
 
     async def _judge_strangers(self, name: str, unexplained: list[Unit]) -> None:
         """Remember the GPUs of running containers that no live lease explains; remove what an ended lease left."""
-        strangers: dict[str, str] = {}
+        orphans = []
         for unit in unexplained:
             ours = unit.hub_id == self.hub_id
             who = "an unknown session of this hub" if ours else "a session of another hub"
-            if ours and await self.leases.known(unit.lease_id):
+            ours_ended = ours and await self.leases.known(unit.lease_id)
+            if ours_ended:
                 who = "an ended session that is being removed"
                 self._remove_soon(name, unit)
             if unit.running:
-                strangers |= dict.fromkeys(unit.gpu_uuids, who)
-        if strangers != self._strangers[name]:
-            log.warning("%s: GPUs held by containers that no lease explains: %s", name, strangers or "none any more")
-        self._strangers[name] = strangers
+                orphans.append(Orphan(name, unit, who, ours_ended))
+        if tuple(orphans) != self._orphans[name]:
+            said = ", ".join(f"{orphan.unit.id[:12]} ({orphan.who})" for orphan in orphans)
+            log.warning("%s: containers that no lease explains: %s", name, said or "none any more")
+        self._orphans[name] = tuple(orphans)
 
     def _remove_soon(self, name: str, unit: Unit) -> None:
         """Begin to remove what an ended lease left; its GPUs stay held until a later look finds it gone."""
@@ -181,7 +195,18 @@ class Keeper:
     @property
     def strangers(self) -> dict[str, str]:
         """GPU UUID -> who uses it without a lease of ours, over all hosts."""
-        return {uuid: who for held in self._strangers.values() for uuid, who in held.items()}
+        return {uuid: orphan.who for orphan in self.orphans for uuid in orphan.unit.gpu_uuids}
+
+    @property
+    def orphans(self) -> tuple[Orphan, ...]:
+        """What ran at the last look without a live lease of ours, over all hosts."""
+        return tuple(orphan for found in self._orphans.values() for orphan in found)
+
+    async def end_orphan(self, orphan: Orphan) -> None:
+        """End what no lease explains, because an admin said so; raises `HostError` when that does not work."""
+        await self.hosts[orphan.server].remove(orphan.unit.id, orphan.unit.lease_id)
+        await self.look(orphan.server)
+        self.on_freed()
 
     async def listed(self, name: str, timeout_seconds: float) -> bool:
         """Wait until the host's containers were listed once since the hub started; False when that took too long."""

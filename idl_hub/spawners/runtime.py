@@ -20,7 +20,7 @@ from idl_hub.gpus.leases import Lease, Leases, Phase, new_lease_id
 from idl_hub.gpus.line import Line, Ticket, TicketState
 from idl_hub.gpus.placement import NO_WISH, Choice, NoGPU, Wish
 from idl_hub.gpus.reclaim import policy_from
-from idl_hub.gpus.service import OutOfService
+from idl_hub.gpus.service import ORPHAN, OutOfService
 from idl_hub.spawners.executor import Executor
 from idl_hub.spawners.keeper import Keeper
 from idl_hub.spawners.line_keeper import LineKeeper
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("idl_hub")
 _FIRST_READING_SECONDS = 10
-_SICK_EVERY_SECONDS = 2.0
+_SHOW_EVERY_SECONDS = 2.0
 
 
 class Runtime:
@@ -106,7 +106,7 @@ class Runtime:
                 parts.create_task(self.line_keeper.run())
                 parts.create_task(self.executor.run())
                 parts.create_task(self._sessions.run())
-                parts.create_task(self._leave_sick_gpus_to_admins())
+                parts.create_task(self._show_what_admins_must_see())
         finally:
             for host in self.keeper.hosts.values():
                 host.close()
@@ -133,17 +133,29 @@ class Runtime:
     def _choose(self, holders: Mapping[str, str], gpu_count: int, wish: Wish = NO_WISH) -> Choice | NoGPU:
         return self.fleet.choose({**self.keeper.strangers, **holders}, gpu_count, self.keeper.listed_hosts, wish)
 
-    async def _leave_sick_gpus_to_admins(self) -> None:
-        """Write down which GPUs an admin must look at, so that a restart does not forget them."""
+    async def _show_what_admins_must_see(self) -> None:
+        """Write down which GPUs are sick and which hold orphans, for the pages and for the next start."""
         while True:
-            for uuid, why in self.fleet.needs_admin():
-                try:
+            try:
+                for uuid, why in self.fleet.needs_admin():
                     if await self.out_of_service.begin("gpu", uuid, why, "hub"):
                         log.warning("GPU %s is out of service until an admin includes it again: %s", uuid, why)
                         await self.events.note("error", f"a GPU is out of service: {why}", gpu_uuid=uuid)
-                except SQLAlchemyError:
-                    log.exception("That GPU %s is sick could not be written down; trying again", uuid)
-            await asyncio.sleep(_SICK_EVERY_SECONDS)
+                await self._show_orphans()
+            except SQLAlchemyError:
+                log.exception("What admins must see could not be written down; trying again")
+            await asyncio.sleep(_SHOW_EVERY_SECONDS)
+
+    async def _show_orphans(self) -> None:
+        orphans = [orphan for orphan in self.keeper.orphans if not orphan.ours_ended]
+        known = {gpu.uuid for server in self.fleet.servers() for gpu in server.gpus}
+        held = {uuid: orphan for orphan in orphans for uuid in orphan.unit.gpu_uuids if uuid in known}
+        for uuid, orphan in held.items():
+            reason = f"used by {orphan.who}, container {orphan.unit.id[:12]}"
+            await self.out_of_service.begin(ORPHAN, uuid, reason, "hub")
+        for mark in self.out_of_service.marks:
+            if mark.kind == ORPHAN and mark.target not in held:
+                await self.out_of_service.finish(ORPHAN, mark.target, "hub")
 
     async def reserve(
         self, user: str, server_name: str, gpu_count: int, options: Mapping[str, Any]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hubs import Hub, wait_for
+from hubs import Hub, docker, wait_for
 from light import light_image
 from students import Student
 
@@ -140,6 +140,25 @@ def test_a_drained_server_gets_nobody_until_it_is_back(hub: Hub) -> None:
     assert line(hub) == [("student1", "waiting")]
     assert ask(hub, "undrain", server="this machine").state == "done"
     wait_for(lambda: runs(hub, "student1"), "student1's server", 20)
+
+
+def test_a_container_that_no_lease_explains_is_shown_and_an_admin_can_end_it(hub: Hub) -> None:
+    [gpu] = hub.simulator.gpus()
+    labels = {"idlhub.lease": "of-another", "idlhub.hub": "another-hub", "idlhub.gpus": gpu.uuid}
+    arguments = [argument for label, value in labels.items() for argument in ("--label", f"{label}={value}")]
+    container = docker("run", "--detach", *arguments, light_image(), "sleep", "600")
+    try:
+        shown = "select reason from out_of_service where kind = 'orphan' and ended_at is null"
+        wait_for(lambda: hub.rows(shown), "the orphan to be shown", 30)
+        [(reason,)] = hub.rows(shown)
+        assert reason == f"used by a session of another hub, container {container[:12]}"
+        assert "in line" in Student(hub, "student1").start()["message"]
+        assert ask(hub, "end_orphan", gpu_uuid=gpu.uuid).state == "done"
+        wait_for(lambda: runs(hub, "student1"), "the server that waited for this GPU", 20)
+        wait_for(lambda: not hub.rows(shown), "the mark to end", 20)
+        assert ask(hub, "end_orphan", gpu_uuid=gpu.uuid).state == "refused"
+    finally:
+        docker("rm", "--force", container)
 
 
 def test_an_idle_gpu_goes_to_who_waits_after_a_warning_and_can_be_kept_once(tmp_path: Path) -> None:
