@@ -190,26 +190,33 @@ def find_node(places: Places) -> Node:
 def ensure_proxy(step: Step, places: Places) -> Node:
     """Install configurable-http-proxy as locked into the project's own folder."""
     node = find_node(places)
+    _ensure_node_packages(step, places, node, "proxy", places.proxy, "configurable-http-proxy")
+    return node
+
+
+def ensure_page_tests(step: Step, places: Places, node: Node) -> None:
+    """Install axe-core, which looks for barriers in the pages, as locked."""
+    _ensure_node_packages(step, places, node, "pages", places.page_tests, "axe-core")
+
+
+def _ensure_node_packages(step: Step, places: Places, node: Node, name: str, folder: Path, what: str) -> None:
     shown = ".".join(map(str, node.version))
-    locked = [places.requirements / "proxy" / name for name in ("package.json", "package-lock.json")]
-    stamp = stamps.Stamp(places.proxy / "idlhub.stamp")
+    locked = [places.requirements / name / file for file in ("package.json", "package-lock.json")]
+    stamp = stamps.Stamp(folder / "idlhub.stamp")
     wanted = stamps.digest(locked, shown)
     step.note = f"Node {shown}: unchanged"
     if stamp.is_current(wanted):
-        return node
+        return
 
     stamp.begin()
     for file in locked:
-        shutil.copyfile(file, places.proxy / file.name)
-    log = places.setup_logs / "proxy.log"
+        shutil.copyfile(file, folder / file.name)
+    log = places.setup_logs / f"{name}.log"
     env = environment(PATH=f"{node.program.parent}:{environment().get('PATH', '')}")
     command = [*node.npm, "ci", "--no-audit", "--no-fund", "--ignore-scripts"]
     try:
-        run(step, command, log, deadline_seconds=900, cwd=places.proxy, env=env)
+        run(step, command, log, deadline_seconds=900, cwd=folder, env=env)
     except CommandFailedError as failure:
-        raise explain(
-            "configurable-http-proxy could not be installed", failure, log, f"Remove {places.proxy} and try again."
-        ) from failure
+        raise explain(f"{what} could not be installed", failure, log, f"Remove {folder} and try again.") from failure
     stamp.finish(wanted)
     step.note = f"Node {shown}: installed"
-    return node

@@ -44,6 +44,11 @@ class Places:
         return self.tools / "proxy"
 
     @property
+    def page_tests(self) -> Path:
+        """The folder of what tests of the pages need from npm."""
+        return self.tools / "pages"
+
+    @property
     def simulator(self) -> Path:
         """The folder of the stand-in libnvidia-ml.so.1."""
         return self.tools / "simulator"

@@ -105,7 +105,10 @@ def _set_up(console: Console, places: Places) -> str:
         with console.step("Python packages") as step:
             environments.ensure_hub_environment(step, places, with_tests=True)
         with console.step("Proxy") as step:
-            step.note = environments.ensure_proxy(step, places).program.name
+            node = environments.ensure_proxy(step, places)
+        if not no_engine:
+            with console.step("Page tests") as step:
+                environments.ensure_page_tests(step, places, node)
         with console.step("Debian packages") as step:
             _ensure_programs(step, places, with_browser=not no_engine)
         with console.step("Simulated GPUs") as step:

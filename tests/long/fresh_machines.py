@@ -130,7 +130,7 @@ class Machine:
         return [
             line
             for line in self.root("ps -eo pid,args").splitlines()
-            if any(part in line for part in ("script.lib.server", "bin/jupyterhub", "configurable-http-proxy"))
+            if any(part in line for part in ("script.lib.server", "bin/jupyterhub", "idl-hub web", "configurable-http-proxy"))
         ]
 
     def kill_set_up(self) -> None:

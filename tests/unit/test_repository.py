@@ -105,11 +105,14 @@ def test_hub_and_tests_agree_on_the_versions_they_share():
     assert {name: (hub[name], test[name]) for name in hub.keys() & test.keys() if hub[name] != test[name]} == {}
 
 
-def test_the_lock_of_the_proxy_names_no_address_and_every_checksum():
-    lock = json.loads((ROOT / "requirements" / "proxy" / "package-lock.json").read_text())
+@pytest.mark.parametrize(
+    ("name", "package", "version"), [("proxy", "configurable-http-proxy", "5.3."), ("pages", "axe-core", "4.")]
+)
+def test_the_locks_of_node_packages_name_no_address_and_every_checksum(name, package, version):
+    lock = json.loads((ROOT / "requirements" / name / "package-lock.json").read_text())
     packages = {name: entry for name, entry in lock["packages"].items() if name}
 
-    assert lock["packages"][""]["dependencies"]["configurable-http-proxy"].startswith("5.3.")
+    assert lock["packages"][""]["dependencies"][package].startswith(version)
     assert [name for name, entry in packages.items() if "resolved" in entry] == []
     assert [name for name, entry in packages.items() if "integrity" not in entry] == []
 
