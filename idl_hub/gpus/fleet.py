@@ -13,6 +13,7 @@ import time
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from idl_hub.gpus import placement
+from idl_hub.gpus.figures import FigureReader
 from idl_hub.gpus.fleet_agent import AgentClient
 from idl_hub.gpus.health import HealthRules
 from idl_hub.gpus.memory import FleetMemory
@@ -233,7 +234,8 @@ def from_settings(
     sources: dict[str, Readings] = {server.name: _agent(server, clock) for server in settings.servers}
     if not sources:
         library = gpus.simulator_library if gpus.simulated else None
-        sources = {gpus.server_name: ThisMachine(Sampler(Nvml(gpus.server_name, library=library)))}
+        nvml = Nvml(gpus.server_name, library=library, watch_xids=True)
+        sources = {gpus.server_name: ThisMachine(Sampler(nvml, figures=FigureReader()))}
     health_rules = HealthRules(temperature_limit_celsius=gpus.temperature_limit_celsius)
     return Fleet(sources, rules, clock, closed, health_rules)
 

@@ -199,3 +199,18 @@ def test_the_longest_session_ends_training_too_unless_it_is_extended(tmp_path: P
         assert runs(hub, "student1")
         wait_for(lambda: not hub.leases(live=True), "the end", 40)
         assert "the longest time for a session was over" in told(hub, "student1")
+
+
+def test_a_gpu_with_a_hardware_error_stays_out_until_an_admin_includes_it(hub: Hub) -> None:
+    [gpu] = hub.simulator.gpus()
+    hub.simulator.report_xid(0, 79)
+    marked = "select target, by from out_of_service where kind = 'gpu' and ended_at is null"
+    wait_for(lambda: hub.rows(marked) == [(gpu.uuid, "hub")], "the GPU to be taken out of service", 30)
+    assert "in line" in Student(hub, "student1").start()["message"]
+    hub.kill()
+    hub.start_again()
+    assert line(hub) == [("student1", "waiting")]
+    assert hub.rows(marked) == [(gpu.uuid, "hub")]
+    assert ask(hub, "include", gpu_uuid=gpu.uuid).state == "done"
+    wait_for(lambda: runs(hub, "student1"), "student1's server", 30)
+    assert hub.rows(marked) == []
