@@ -72,7 +72,8 @@ class StandInWeb:
         self.asked.append((method, path))
         time.sleep(self.delay_seconds)
         if method == "GET" and path == "/api/me" and self.me is not None:
-            return 200, self.me if isinstance(self.me, bytes) else json.dumps(self.me).encode()
+            now = {} if isinstance(self.me, bytes) else {"now": time.time()}
+            return 200, self.me if isinstance(self.me, bytes) else json.dumps(self.me | now).encode()
         result = self.results.get(path.rpartition("/")[2]) if method == "POST" else None
         if result is not None:
             return 202, json.dumps(result).encode()
@@ -118,4 +119,4 @@ def stand_in_web(address: str = "127.0.0.1") -> Iterator[StandInWeb]:
 
 def changed(answer: Mapping[str, Any], **over: Any) -> dict[str, Any]:
     """Return an answer whose session differs in these parts."""
-    return {**answer, "now": time.time(), "session": {**answer["session"], **over}}
+    return {**answer, "session": {**answer["session"], **over}}

@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+SAME_CLOCK_SECONDS = 5.0
+"""What an answer may take on its way: a smaller difference is no other clock, and countdowns would jump by it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Use:
@@ -74,7 +77,7 @@ def parse(answer: Mapping[str, Any], now: float) -> Session | None:
     if not isinstance(session, dict):
         return None
     hub_now = _number(answer.get("now"))
-    ahead = 0.0 if hub_now is None else now - hub_now
+    ahead = 0.0 if hub_now is None or abs(now - hub_now) < SAME_CLOCK_SECONDS else now - hub_now
     gpus = [gpu for gpu in _list(session.get("gpus")) if isinstance(gpu, dict) and isinstance(gpu.get("uuid"), str)]
     return Session(
         server=_text(session.get("server")) or "",

@@ -164,7 +164,9 @@ def test_the_end_of_the_longest_session_is_announced_and_can_be_put_off(
     expect(warning).to_contain_text(text, timeout=SOON_MILLISECONDS)
 
     status_item(student).click()
+    expect(student.page.get_by_text("Nothing of yours holds any.")).to_be_visible()
     student.picture("session-ends")
+    student.page.keyboard.press("Escape")
     web.results["extend"] = {"state": "refused", "result": "Others wait for a GPU now."}
     warning.get_by_role("button", name="Extend").click()
     expect(student.page.get_by_text("Others wait for a GPU now.")).to_be_visible()

@@ -45,6 +45,14 @@ def test_times_are_moved_to_this_server_s_clock() -> None:
     assert found.notice.deadline - (answer["now"] - 1000) == pytest.approx(300, abs=1)
 
 
+def test_a_countdown_does_not_jump_by_what_an_answer_takes_on_its_way() -> None:
+    answer = session("GPU-a", notice=notice("idle", 300))
+    found = parse(answer, answer["now"] + 2)
+    assert found is not None
+    assert found.notice is not None
+    assert found.notice.deadline == answer["session"]["notice"]["deadline"]
+
+
 def test_processes_that_the_agent_translated_are_taken_over() -> None:
     answer = session("GPU-a")
     answer["session"]["gpus"][0]["processes"] = [
