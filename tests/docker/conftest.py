@@ -14,6 +14,9 @@ from engine_door import EngineDoor
 from hubs import Hub, wait_for
 from light import light_image
 
+from idl_hub.db import Database
+from idl_hub.db.commands import Answer, Commands
+
 GRACE_SECONDS = 4
 _CONFIG = """\
 import json
@@ -55,10 +58,20 @@ class Classroom:
         """Return the user's live lease, or None."""
         return next((lease for lease in self.hub.leases(live=True) if lease.user == user), None)
 
+    def ask(self, kind: str, **arguments: Any) -> Answer:
+        """Ask the hub for something, as idl-hub web and the shell do."""
+        database = Database(f"sqlite:///{self.hub.database}")
+        try:
+            return Commands(database).ask_and_wait(kind, arguments, "tests", 20)
+        finally:
+            database.close()
+
     def empty(self) -> None:
-        """Open everything, stop every server, and fail when something is left."""
+        """Open everything, empty the line, stop every server, and fail when something is left."""
         self.door.open()
         self.knobs.write_text("{}", encoding="utf-8")
+        for (ticket,) in self.hub.rows("select id from ticket where ended_at is null"):
+            self.ask("leave_line", ticket_id=ticket)
         for user in self.hub.api("GET", "/users").json():
             if user["servers"] or user["pending"]:
                 self.hub.api("DELETE", f"/users/{user['name']}/server")
