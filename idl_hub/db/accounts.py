@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import select
 
-from idl_hub.db.tables import AccountRow, EventRow
+from idl_hub.db.tables import AccountRow
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
@@ -128,7 +128,6 @@ class Accounts:
 def _enter(session: Session, provider: str, login: str) -> Account:
     known = session.scalar(select(AccountRow).where(AccountRow.provider == provider, AccountRow.login == login))
     if known:
-        _note_login(session, known.name)
         return Account(known.provider, known.login, known.name)
     name = hub_name(login)
     holder = session.get(AccountRow, name)
@@ -138,9 +137,4 @@ def _enter(session: Session, provider: str, login: str) -> Account:
             "Ask the course's admins to sort it out; nothing was changed."
         )
     session.add(AccountRow(name=name, provider=provider, login=login, created_at=time.time()))
-    _note_login(session, name)
     return Account(provider, login, name)
-
-
-def _note_login(session: Session, name: str) -> None:
-    session.add(EventRow(at=time.time(), kind="login", user=name, text="logged in"))

@@ -88,6 +88,7 @@ async def test_a_persons_story_has_login_ticket_lease_container_error_and_what_t
         held("l1", "ada", now + 20, now + 50, ready_at=now + 30, ending="stopped"),
         OutOfServiceRow(kind="server", target="gpu05", reason="new disk", by="root", since=now + 45),
     )  # fmt: skip
+    await Events(database, lambda: now).note("login", "logged in (demo)", user="ada")
     await Events(database, lambda: now + 60).note("error", "gpu05 could not start the container", user="ada")
 
     told = database.transact(lambda session: story(session, account.name, 0, now + 70))

@@ -83,7 +83,7 @@ function showServer(name) {
     find("servers").insertBefore(section, after ? rows.get(after).section : null);
   }
   row.drained.hidden = !server.drained;
-  if (server.drained) say(row.drained, `drained: ${server.drained.reason} (${server.drained.by})`);
+  say(row.drained, server.drained ? `drained: ${server.drained.reason} (${server.drained.by})` : "");
   if (row.button) say(row.button, server.drained ? "Bring back" : "Drain …");
   row.button?.setAttribute("aria-label", server.drained ? `Bring ${name} back` : `Drain ${name}`);
   row.section.classList.toggle("unwell", !server.healthy);
