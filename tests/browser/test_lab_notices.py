@@ -147,7 +147,6 @@ def test_a_hidden_warning_comes_back_in_the_last_minute_and_saves_again_and_a_st
     assert hub.api("DELETE", "/users/student1/server", timeout=60).status_code in (202, 204)
     stopped = banner(student, "Your server was stopped")
     expect(stopped).to_contain_text("Its GPU was idle while others waited", timeout=60_000)
-    student.picture("stopped")
 
 
 def test_the_end_of_the_longest_session_is_announced_and_can_be_put_off(
@@ -165,7 +164,6 @@ def test_the_end_of_the_longest_session_is_announced_and_can_be_put_off(
 
     status_item(student).click()
     expect(student.page.get_by_text("Nothing of yours holds any.")).to_be_visible()
-    student.picture("session-ends")
     student.page.keyboard.press("Escape")
     web.results["extend"] = {"state": "refused", "result": "Others wait for a GPU now."}
     warning.get_by_role("button", name="Extend").click()
@@ -188,7 +186,6 @@ def test_the_notebook_that_holds_the_memory_is_named_and_its_kernel_can_be_shut_
     panel = page.get_by_role("dialog", name="My GPU")
     expect(panel.get_by_role("listitem")).to_contain_text("Untitled.ipynb", timeout=SOON_MILLISECONDS)
     expect(panel.get_by_role("listitem")).to_contain_text("9 GB")
-    student.picture("memory-holders")
     panel.get_by_role("button", name="Shut down the kernel of Untitled.ipynb").click()
     page.get_by_role("button", name="Shut down", exact=True).click()
     wait_for(lambda: student.get("/api/kernels") == [], "the kernel to end")
@@ -205,6 +202,5 @@ def test_a_server_that_lost_its_gpu_says_so_and_leads_to_its_restart(
     lost = banner(student, "This server lost its GPU")
     expect(lost).to_be_visible(timeout=90_000)
     expect(status_item(student)).to_contain_text("GPU lost")
-    student.picture("gpu-lost")
     lost.get_by_role("button", name="Save and restart my server").click()
     expect(student.page.get_by_role("button", name="Stop my server")).to_be_visible()
