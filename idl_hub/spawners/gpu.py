@@ -141,13 +141,14 @@ class GPUSpawnerMixin(Spawner):
         position = positions(await self.runtime.line.live()).get(ticket.id, 1)
         await self.runtime.events.note("ticket", f"took place {position} in the line", user=ticket.user)
         message = (
-            f"All GPUs are taken. You are number {position} in line: your server starts by itself when it is your "
-            "turn, even when this page is closed."
+            f"{await self.runtime.why_none(ticket.gpu_count)} You are number {position} in line: your server starts "
+            "by itself when it is your turn, even when this page is closed."
         )
         line = escape(url_path_join(self.hub.base_url.removesuffix("hub/"), "services/web/line"))
         without = escape(url_path_join(self.hub.base_url, "spawn", self.user.escaped_name) + "?opt-gpu=none")
         links = (
-            f'<a class="alert-link" href="{line}">See the line</a> or '
+            # The mark lets the page bring the student to the line by itself.
+            f'<a class="alert-link" data-idl-line href="{line}">See the line</a> or '
             f'<a class="alert-link" href="{without}">start without a GPU</a>.'
         )
         return Refusal(message, "queued", 409, message_html=f"{escape(message)} {links}")

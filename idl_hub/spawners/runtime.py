@@ -18,7 +18,7 @@ from idl_hub.gpus import fleet
 from idl_hub.gpus.idle import IdleTracker
 from idl_hub.gpus.leases import Lease, Leases, Phase, new_lease_id
 from idl_hub.gpus.line import Line, Ticket, TicketState
-from idl_hub.gpus.placement import NO_WISH, Choice, NoGPU, Wish
+from idl_hub.gpus.placement import NO_WISH, Choice, NoGPU, State, Wish
 from idl_hub.gpus.reclaim import policy_from
 from idl_hub.gpus.service import ORPHAN, OutOfService
 from idl_hub.spawners.executor import Executor
@@ -181,6 +181,14 @@ class Runtime:
         if isinstance(found, Lease):
             self.line_keeper.note_taken(found.id)
         return found
+
+    async def why_none(self, gpu_count: int) -> str:
+        """Say in a sentence why there is no GPU now."""
+        standings = self.fleet.standings(await self.holders())
+        if standings and all(standing.state is State.TAKEN for standing in standings):
+            return "All GPUs are taken."
+        found = self._choose(await self.holders(), gpu_count)
+        return f"No GPU is free ({found.reason})." if isinstance(found, NoGPU) else "Others are before you."
 
     async def _wish_of(self, user: str) -> Wish:
         live = await self.leases.live()

@@ -86,27 +86,42 @@ def test_stop_pressed_in_the_middle_of_a_start_leaves_nothing_behind(
     expect(student.page.get_by_text("1 of 1 free")).to_be_visible()
 
 
-def test_when_all_gpus_are_taken_the_refusal_says_so_and_its_link_starts_without_one(
+def queue_up(hub: Hub, student: Person) -> None:
+    """Ask for a GPU when another student has just taken the only one; the line page comes by itself."""
+    student.log_in()
+    expect(student.page.get_by_text("1 of 1 free")).to_be_visible()
+    assert hub.api("POST", "/users/student1/server", {"gpu": "one"}, timeout=90).ok
+    student.choose("With a GPU")
+    student.page.wait_for_url("**/services/web/line", timeout=START_MILLISECONDS)
+    expect(student.page.get_by_text("Number 1 of 1")).to_be_visible(timeout=START_MILLISECONDS)
+
+
+def test_when_all_gpus_are_taken_the_line_comes_by_itself_and_a_start_without_one_works(
     start_hub: Callable[..., Hub], visit: Callable[..., Person]
 ) -> None:
     hub = start_hub(gpus=1)
     student = visit(hub, "student2")
-    student.log_in()
-    expect(student.page.get_by_text("1 of 1 free")).to_be_visible()
-    # Another student is faster.
-    assert hub.api("POST", "/users/student1/server", {"gpu": "one"}, timeout=90).ok
-    student.choose("With a GPU")
-
-    refusal = student.page.get_by_role("alert")
-    expect(refusal).to_contain_text("All GPUs are taken")
-    expect(refusal).to_contain_text("Your files are safe")
-    expect(student.page.get_by_text("0 of 1 free")).to_be_visible()
-    for choice in student.page.get_by_role("radio").all():
-        expect(choice).not_to_be_checked()
-
-    refusal.get_by_role("link", name="Start without a GPU").click()
+    queue_up(hub, student)
+    student.page.get_by_role("button", name="Start now without a GPU").click()
     student.wait_for_lab()
     assert {lease.user: len(lease.gpu_uuids) for lease in hub.leases(live=True)} == {"student1": 1, "student2": 0}
+
+
+def test_who_closed_the_browser_finds_the_server_started_when_the_turn_came(
+    start_hub: Callable[..., Hub], visit: Callable[..., Person]
+) -> None:
+    hub = start_hub(gpus=1)
+    student = visit(hub, "student2")
+    queue_up(hub, student)
+    student.page.goto("about:blank")
+    assert hub.api("DELETE", "/users/student1/server").ok
+    wait_for(lambda: [lease.user for lease in hub.leases(live=True) if lease.phase == "running"] == ["student2"], "it")
+
+    student.page.goto(f"{hub.url}/services/web/line")
+    student.page.get_by_text("Open JupyterLab").click()
+    student.wait_for_lab()
+    opened = "select state from ticket where user = 'student2'"
+    wait_for(lambda: hub.rows(opened) == [("opened",)], "the ticket to be used up")
 
 
 def test_a_server_that_dies_while_it_starts_leads_back_to_the_start_page_with_the_reason(
