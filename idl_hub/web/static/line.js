@@ -92,7 +92,7 @@ function announce(state, view) {
   document.title = titles[state] ?? waiting;
   const one = state === "ready" ? me.ticket.id : null;
   if (one && one !== announced && "Notification" in window && Notification.permission === "granted") {
-    const notice = new Notification(view.heading, { body: "Open JupyterLab within 10 minutes.", tag: one });
+    const notice = new Notification(view.heading, { body: "Open JupyterLab in time, or the GPU goes to the next in line.", tag: one });
     notice.onclick = () => { window.focus(); notice.close(); };
   }
   announced = one;
