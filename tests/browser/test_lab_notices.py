@@ -204,3 +204,16 @@ def test_a_server_that_lost_its_gpu_says_so_and_leads_to_its_restart(
     expect(status_item(student)).to_contain_text("GPU lost")
     lost.get_by_role("button", name="Save and restart my server").click()
     expect(student.page.get_by_role("button", name="Stop my server")).to_be_visible()
+
+
+def test_the_hub_s_own_pages_answer_a_student_s_server(
+    start_hub: Callable[..., Hub], visit: Callable[..., Person]
+) -> None:
+    student = visit(start_hub(gpus=1), "student1")
+    student.log_in()
+    student.choose("With a GPU")
+    student.wait_for_lab()
+    expect(status_item(student)).to_contain_text(re.compile(r"^GPU 0 · 0 % · .* left · simulated$"))
+    me = student.get("/idl-hub/me")
+    assert me["hub"] == {"reachable": True, "words": ""}
+    assert me["server"]
