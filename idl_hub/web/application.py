@@ -85,7 +85,7 @@ def make(settings: Settings, live: Live, database: Database, auth: HubOAuth) -> 
         ("api/line", api.LineView),
         ("api/events", Events),
         (f"api/servers/{_ID}/(drain|undrain)", api.ServerRequest),
-        (f"api/gpus/{_ID}/(exclude|include)", api.GPURequest),
+        (f"api/gpus/{_ID}/(exclude|include|end-orphan)", api.GPURequest),
         (f"api/sessions/{_ID}/end", api.SessionRequest),
         (f"api/line/{_ID}/(front|leave)", api.PlaceRequest),
         ("api/.*", api.Nothing),

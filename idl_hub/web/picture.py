@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from idl_hub.gpus import reclaim
 from idl_hub.gpus.line import Outlook, TicketState, expectation, positions
 from idl_hub.gpus.placement import State
+from idl_hub.gpus.service import ORPHAN
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from idl_hub.web.records import Held, Records
 
 _MIB, _GIB = 2**20, 2**30
+_IDLE_AFTER_SECONDS = 60
 _STARTED = {
     TicketState.OFFERED: "a GPU is reserved, the server is starting",
     TicketState.READY: "the server is ready to be opened",
@@ -78,11 +80,12 @@ def paint(moment: Moment, terms: Terms) -> Picture:
     """Return the picture of this moment."""
     holders = {gpu.uuid: lease for lease in moment.records.leases for gpu in lease.gpus}
     excluded = {mark.target for mark in moment.records.marks if mark.kind == "gpu"}
+    orphans = {mark.target for mark in moment.records.marks if mark.kind == ORPHAN}
     gpus = {}
     for standing in moment.standings:
         key = gpu_key(standing.server, standing.gpu.uuid, standing.gpu.index)
         tile = _tile(standing, holders.get(key), moment.curve(standing.gpu.uuid))
-        gpus[key] = tile | {"closed": key in excluded}
+        gpus[key] = tile | {"excluded": key in excluded, "orphan": key in orphans}
     return Picture(_servers(moment), gpus, _line(moment, terms), _totals(moment))
 
 
@@ -177,7 +180,9 @@ def _line(moment: Moment, terms: Terms) -> tuple[dict[str, Any], ...]:
 
 def _outlooks(lease: Held, moment: Moment, terms: Terms) -> tuple[Outlook, ...]:
     session = lease.reclaimed_as(moment.idle_since([gpu.uuid for gpu in lease.gpus]))
-    idle_ends_at = reclaim.idle_ends_at(session, terms.policy)
+    # A GPU that computed a moment ago is not about to be taken back, whatever the arithmetic says.
+    idle = session.idle_since is not None and moment.now - session.idle_since >= _IDLE_AFTER_SECONDS
+    idle_ends_at = reclaim.idle_ends_at(session, terms.policy) if idle else None
     return tuple(Outlook(gpu.uuid, lease.ends_at, idle_ends_at) for gpu in lease.gpus)
 
 

@@ -15,7 +15,7 @@ from hubs import ROOT, wait_for
 from pages import PREFIX, Pages, start, waiting
 from playwright.sync_api import Page, expect
 
-from idl_hub.db.tables import LeaseRow, TicketRow
+from idl_hub.db.tables import LeaseRow, OutOfServiceRow, TicketRow
 
 AXE = ROOT / ".state" / "pages" / "node_modules" / "axe-core" / "axe.min.js"
 # Counts elements that are made or removed; a tile that is updated in place makes none.
@@ -156,6 +156,17 @@ def test_a_gpu_is_excluded_with_a_reason_and_brought_back(open_page: Callable[..
     expect(tile(page, "gpu02", 0)).to_have_attribute("data-state", "free")
 
 
+def test_what_no_session_explains_is_named_and_can_be_ended(pages: Pages, open_page: Callable[..., Page]) -> None:
+    mark = {"kind": "orphan", "target": uuid_of("gpu02", 1), "by": "hub", "since": time.time()}
+    pages.add(OutOfServiceRow(reason="used by a container of nobody", **mark))
+    page = open_page("admin")
+    expect(tile(page, "gpu02", 1)).to_have_accessible_name(re.compile("used by a container of nobody"))
+    tile(page, "gpu02", 1).click()
+    page.get_by_role("button", name="End what runs there …").click()
+    page.get_by_role("dialog").get_by_role("button", name="End it").click()
+    expect(tile(page, "gpu02", 1)).to_have_attribute("data-state", "free")
+
+
 def test_a_lecturer_ends_a_students_session_with_a_message_and_has_no_buttons_for_servers(
     pages: Pages, open_page: Callable[..., Page]
 ) -> None:
@@ -266,14 +277,18 @@ def test_when_the_turn_comes_title_notification_button_and_countdown_say_so(
     expect(page.get_by_role("timer")).to_have_text(re.compile(r"^(10:00|9:\d\d)$"))
     link = page.get_by_role("link", name="Open JupyterLab")
     assert link.get_attribute("href") == "/user/student58/lab"
-    assert page.evaluate("window.said") == ["Your GPU is ready: Open JupyterLab within 10 minutes."]
+    assert page.evaluate("window.said") == [
+        "Your GPU is ready: Open JupyterLab in time, or the GPU goes to the next in line."
+    ]
 
 
 def test_unknown_is_said_when_it_is_unknown(pages: Pages, open_page: Callable[..., Page]) -> None:
-    pages.database.transact(lambda session: session.query(LeaseRow).update({"ends_at": None, "kept_at": time.time()}))
-    pages.add(*(waiting(number, f"student{number + 10}") for number in range(20, 40)))
-    page = open_page("student58", "line")
-    expect(page.get_by_text(re.compile("is unknown|expected at"))).to_be_visible()
+    pages.database.transact(lambda session: session.query(LeaseRow).update({"ends_at": None}))
+    # More wait than there are sessions that could end for being idle.
+    pages.add(*(waiting(number, f"student{number}") for number in range(100, 160)))
+    pages.add(waiting(500, "student56"))
+    page = open_page("student56", "line")
+    expect(page.get_by_text("When it is your turn is unknown")).to_be_visible()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -64,7 +64,16 @@ function actionsFor(gpu, may) {
   }
   if (!may.fleet || !gpu.uuid) return actions;
   const path = `api/gpus/${encodeURIComponent(gpu.uuid)}`;
-  if (gpu.closed) {
+  if (gpu.orphan) {
+    actions.push({
+      act: "End what runs there …",
+      heading: `End what runs on ${name}?`,
+      text: `No session of the hub explains it: ${gpu.reason}. The container is removed.`,
+      yes: "End it",
+      path: `${path}/end-orphan`,
+    });
+  }
+  if (gpu.excluded) {
     actions.push({ act: "Bring back …", heading: `Bring ${name} back?`, text: "It is given out again when it is healthy.", yes: "Bring back", path: `${path}/include` });
   } else {
     actions.push({

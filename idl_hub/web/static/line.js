@@ -39,7 +39,7 @@ const VIEWS = {
   }),
   expired: ({ last_ticket: ended }) => ({
     heading: "The GPU went to the next in line",
-    words: `Your server was ready, but nobody opened it within 10 minutes; it was given up at ${clock(ended.ended_at)}.`,
+    words: `Your server was ready, but nobody opened it in time; it was given up at ${clock(ended.ended_at)}.`,
     note: "Your files are safe. Start again to get a new place.",
     buttons: ["start"],
   }),
@@ -80,7 +80,7 @@ function show(news) {
   find("call").hidden = state !== "waiting" || !("Notification" in window) || Notification.permission !== "default";
   const others = find("others");
   others.hidden = state !== "waiting";
-  say(others, me.ticket ? `In the line for ${duration(serverNow() - me.ticket.since)}. ${me.free} of ${me.total} GPUs are free.` : "");
+  say(others, me.ticket ? `In the line for ${duration(serverNow() - me.ticket.since)}.` : "");
   announce(state, view);
   tick();
 }
