@@ -126,12 +126,10 @@ class Machine:
             return subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
 
     def processes(self) -> list[str]:
-        """Return the command lines of script/server, hub and proxy, as far as they run."""
-        return [
-            line
-            for line in self.root("ps -eo pid,args").splitlines()
-            if any(part in line for part in ("script.lib.server", "bin/jupyterhub", "idl-hub web", "configurable-http-proxy"))
-        ]
+        """Return the command lines of script/server, hub, GPU pages and proxy, as far as they run."""
+        programs = ("script.lib.server", "bin/jupyterhub", "idl-hub web", "configurable-http-proxy")
+        lines = self.root("ps -eo pid,args").splitlines()
+        return [line for line in lines if any(program in line for program in programs)]
 
     def kill_set_up(self) -> None:
         """Kill script/server with SIGKILL, wherever it is."""
