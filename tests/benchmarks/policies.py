@@ -41,6 +41,7 @@ from idl_hub.gpus.placement import NoGPU, Remembered, Rules, choose
 from idl_hub.gpus.reading import GPU, HEALTHY, Process, ServerFigures, ServerReading
 
 DEFAULT_FOLDER = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "openb"
+OUTSIDE = Outside()
 LOADS = (0.7, 0.9, 1.1)
 OURS = "ours"
 _MEMORY_BYTES = 11264 * 2**20
@@ -50,7 +51,8 @@ _LEASE_UTILIZATION = 0.5
 class Ours:
     """The product's rule, given readings as agents would send them, with what the hub would remember."""
 
-    def __init__(self, cluster: Cluster, outside: Outside) -> None:
+    def __init__(self, cluster: Cluster, outside: Outside, *, visits_count: bool = True) -> None:
+        self._visits_count = visits_count
         self._cluster = cluster
         self._outside = outside
         self._averages: list[float | None] = [0.0] * GPUS
@@ -82,6 +84,8 @@ class Ours:
         return Remembered(self._average(gpu), outside_ratio=self._visited(gpu) or 0.0)
 
     def _visited(self, gpu: int) -> float | None:
+        if not self._visits_count:
+            return 0.0
         seconds = self._cluster.now - self._since[gpu]
         return averaged(self._visits[gpu], float(self._cluster.outside[gpu] > 0), seconds, DAY_SECONDS)
 
@@ -178,6 +182,7 @@ def policies(seed: int, outside: Outside) -> dict[str, Callable[[Cluster], Polic
     """Return name -> what makes the policy for a cluster."""
     return {
         OURS: lambda cluster: Ours(cluster, outside),
+        "ours, forgetting visits": lambda cluster: Ours(cluster, outside, visits_count=False),
         "random": lambda _: random_one(seed),
         "first free": lambda _: first_free,
         "fewest sessions": lambda _: fewest_sessions,
@@ -186,9 +191,10 @@ def policies(seed: int, outside: Outside) -> dict[str, Callable[[Cluster], Polic
     }
 
 
-def compare(tasks: Sequence[Task], loads: Sequence[float] = LOADS, seeds: int = 3) -> tuple[Row, ...]:
+def compare(
+    tasks: Sequence[Task], loads: Sequence[float] = LOADS, seeds: int = 3, outside: Outside = OUTSIDE
+) -> tuple[Row, ...]:
     """Replay the tasks with every policy at every load."""
-    outside = Outside()
     rows = []
     for load in loads:
         arrivals = scaled(tasks, load)
@@ -244,6 +250,12 @@ def main() -> int:
     parser.add_argument(
         "--most-gpus", type=int, default=GPUS_OF_A_SERVER, help="leave out tasks that want more (%(default)s)"
     )
+    parser.add_argument(
+        "--outside", type=float, default=OUTSIDE.share, help="share of GPU time of people from outside (%(default)s)"
+    )
+    parser.add_argument(
+        "--careful", type=float, default=OUTSIDE.careful, help="of them, who look for a quiet card (%(default)s)"
+    )
     parser.add_argument("--json", type=Path, help="write the rows there, too")
     arguments = parser.parse_args()
     try:
@@ -251,7 +263,8 @@ def main() -> int:
     except FileNotFoundError as error:
         print(f"The trace is missing: {error}. Get cluster-trace-gpu-v2023 and give its folder as argument.")
         return 2
-    rows = compare(tasks, seeds=arguments.seeds)
+    outside = replace(OUTSIDE, share=arguments.outside, careful=arguments.careful)
+    rows = compare(tasks, seeds=arguments.seeds, outside=outside)
     print(f"{len(tasks)} tasks of a production trace (not a class) on {GPUS} GPUs; means of {arguments.seeds} seeds.\n")
     print(as_text(rows))
     if arguments.json:
