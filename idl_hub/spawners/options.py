@@ -95,7 +95,7 @@ def form(
         How many wait in the line.
     """
     free = [standing for standing in standings if standing.state is State.FREE]
-    out_of_order = [standing for standing in standings if standing.state in (State.SICK, State.UNKNOWN)]
+    out_of_order = [standing for standing in standings if standing.state in (State.SICK, State.UNKNOWN, State.CLOSED)]
     try:
         preset = parse(last, most_gpus) if own_start else Options()
     except OptionsError:
