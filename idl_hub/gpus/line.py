@@ -21,7 +21,7 @@ from idl_hub.gpus.leases import Lease, Phase, holders_in, lease_of, reserve_in
 from idl_hub.gpus.placement import Choice, NoGPU
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from sqlalchemy.orm import Session
 
@@ -176,12 +176,8 @@ class Line:
         choose: Callable[[Mapping[str, str], int], Choice | NoGPU],
     ) -> Choice | NoGPU:
         holders = dict(holders_in(session))
-        for ahead in _waiting_rows(session):
-            if own is not None and ahead.id == own.id:
-                break
-            choice = choose(holders, ahead.gpu_count)
-            if isinstance(choice, Choice):
-                holders |= {gpu.uuid: f"{ahead.user}, next in line" for gpu in choice.gpus}
+        for ahead, choice in _fitting(_waiting_rows(session, until=own), holders, choose):
+            holders |= {gpu.uuid: f"{ahead.user}, next in line" for gpu in choice.gpus}
         return choose(holders, gpu_count)
 
     def _reserve(self, session: Session, lease_id: str, user: str, server_name: str, choice: Choice) -> Lease:
@@ -207,32 +203,22 @@ class Line:
         session.flush()
         return own
 
-    async def offer(
-        self, ticket_id: str, lease_id: str, choose: Callable[[Mapping[str, str], int], Choice | NoGPU]
-    ) -> Lease | None:
-        """Reserve GPUs for a waiting ticket; None when nothing fits now or it waits no more."""
+    async def offer_next(
+        self, lease_id: str, choose: Callable[[Mapping[str, str], int], Choice | NoGPU]
+    ) -> tuple[Ticket, Lease] | None:
+        """Reserve GPUs for the first waiting ticket for which there are any; None when there are for none.
 
-        def work(session: Session) -> Lease | None:
-            row = session.get(TicketRow, ticket_id)
-            if row is None or row.state != TicketState.WAITING:
-                return None
-            choice = self._after_those_ahead(session, row, row.gpu_count, choose)
-            if isinstance(choice, NoGPU):
-                return None
-            lease = self._reserve(session, lease_id, row.user, row.server_name, choice)
-            row.state, row.lease_id, row.offered_at = TicketState.OFFERED, lease.id, self._clock()
-            return lease
+        Costs one transaction and a choice for each number of GPUs that is asked for, however long the line.
+        """
+
+        def work(session: Session) -> tuple[Ticket, Lease] | None:
+            for row, choice in _fitting(_waiting_rows(session), holders_in(session), choose):
+                lease = self._reserve(session, lease_id, row.user, row.server_name, choice)
+                row.state, row.lease_id, row.offered_at = TicketState.OFFERED, lease.id, self._clock()
+                return _ticket(row), lease
+            return None
 
         return await self._database.run_again_on_conflict(work)
-
-    async def offered_lease(self, user: str, server_name: str) -> str | None:
-        """Return the id of the lease that is reserved for this server of a user through the line."""
-
-        def look(session: Session) -> str | None:
-            row = _live_row(session, user, server_name)
-            return row.lease_id if row and row.state == TicketState.OFFERED else None
-
-        return await self._database.run(look)
 
     async def ready(self, user: str, server_name: str, lease_id: str) -> None:
         """Note that the server of an offered ticket answers; from now on it is to be opened."""
@@ -306,9 +292,29 @@ def tickets_in(session: Session) -> tuple[Ticket, ...]:
     return tuple(_ticket(row) for row in rows)
 
 
-def _waiting_rows(session: Session) -> list[TicketRow]:
+def _waiting_rows(session: Session, until: TicketRow | None = None) -> list[TicketRow]:
+    """Return who waits, in the order of the line; with `until`, only those ahead of that one."""
     query = select(TicketRow).where(TicketRow.state == TicketState.WAITING).order_by(TicketRow.place, TicketRow.id)
-    return list(session.scalars(query))
+    rows = list(session.scalars(query))
+    return rows[: rows.index(until)] if until in rows else rows
+
+
+def _fitting(
+    rows: Iterable[TicketRow],
+    holders: Mapping[str, str],
+    choose: Callable[[Mapping[str, str], int], Choice | NoGPU],
+) -> Iterator[tuple[TicketRow, Choice]]:
+    """Yield, in the order of the line, those for whom there are GPUs, and which; `holders` may grow meanwhile."""
+    hopeless: int | None = None
+    for row in rows:
+        # What was too many a moment ago is too many still: GPUs only get fewer while this goes on.
+        if hopeless is not None and row.gpu_count >= hopeless:
+            continue
+        choice = choose(holders, row.gpu_count)
+        if isinstance(choice, NoGPU):
+            hopeless = row.gpu_count
+        else:
+            yield row, choice
 
 
 def _live_row(session: Session, user: str, server_name: str) -> TicketRow | None:

@@ -174,7 +174,9 @@ class Device:
     def _process(self, pid: int, memory_used_bytes: int | None) -> Process:
         where = NOWHERE if self._host_processes is None else self._host_processes.find(pid)
         name = self._process_names[pid]
-        return Process(pid, memory_used_bytes, name, where.origin, where.container_id, where.uid)
+        return Process(
+            pid, memory_used_bytes, name, where.origin, where.container_id, where.uid, where.pid_in_container
+        )
 
     def _process_name(self, pid: int) -> str | None:
         known = self._process_names.get(pid)

@@ -24,6 +24,8 @@ _HOST_PID_NAMESPACE = "pid:[4026531836]"
 _CONTAINER = re.compile(r"(?:^|[-:])([0-9a-f]{64})(?:\.scope)?$")
 _USERS = "user.slice"
 _REAL_UID = re.compile(rb"^Uid:\s+(\d+)", re.MULTILINE)
+_PIDS = re.compile(rb"^NSpid:((?:\s+\d+)+)", re.MULTILINE)
+"""From the reader's PID namespace inwards: the last one is the process's own view."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +35,7 @@ class Whereabouts:
     origin: ProcessOrigin = ProcessOrigin.UNKNOWN
     container_id: str | None = None
     uid: int | None = None
+    pid_in_container: int | None = None
 
 
 NOWHERE = Whereabouts()
@@ -70,7 +73,12 @@ class HostProcesses:
             return NOWHERE  # it ended between two looks
         container_id = container_of(cgroup)
         origin = ProcessOrigin.OUTSIDE if container_id is None else ProcessOrigin.CONTAINER
-        return Whereabouts(origin, container_id, int(uid[1]))
+        return Whereabouts(origin, container_id, int(uid[1]), _innermost(status) if container_id else None)
+
+
+def _innermost(status: bytes) -> int | None:
+    pids = _PIDS.search(status)
+    return int(pids[1].split()[-1]) if pids else None
 
 
 def container_of(cgroup: str) -> str | None:

@@ -67,6 +67,8 @@ class Process:
     """The engine's id, 64 hexadecimal digits; there exactly when ``origin`` is a container."""
     uid: int | None = None
     """The real user id on the host; ``None`` when it is gone or not visible from here."""
+    pid_in_container: int | None = None
+    """Its PID as the container itself sees it; ``None`` outside a container."""
 
 
 @dataclass(frozen=True, slots=True)

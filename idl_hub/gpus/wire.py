@@ -171,7 +171,10 @@ def _contradiction_of_health(health: Health) -> str:
 
 def _contradiction_of_process(process: Process) -> str:
     consistent = (process.container_id is not None) == (process.origin is ProcessOrigin.CONTAINER)
-    return "" if consistent else "a container without an id, or an id without one"
+    if not consistent:
+        return "a container without an id, or an id without one"
+    outside = process.container_id is None and process.pid_in_container is not None
+    return "a PID in a container, but no container" if outside else ""
 
 
 def _contradiction_of_gpu(gpu: GPU) -> str:
@@ -217,6 +220,7 @@ _PROCESS = record(
         "origin": one_of(ProcessOrigin),
         "container_id": optional(matching(_CONTAINER_ID)),
         "uid": optional(integer(0, 2**32 - 1)),
+        "pid_in_container": optional(integer(1, 2**32 - 1)),
     },
     _contradiction_of_process,
 )

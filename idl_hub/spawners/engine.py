@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -78,7 +79,7 @@ class Engine:
                 self._client = _Client(
                     base_url=self.url,
                     version="auto",
-                    timeout=self._timeout_seconds,
+                    timeout=math.ceil(self._timeout_seconds),  # docker-py's own type is a whole number
                     max_pool_size=self._threads,
                 )
             return self._client

@@ -127,9 +127,10 @@ class Executor:
 
     async def _include(self, command: Command) -> str:
         gpu = self._gpu(command)
+        # First, or what the fleet remembers would mark the GPU anew at once.
+        self._fleet.clear(gpu)
         if not await self._out_of_service.finish("gpu", gpu, command.asked_by):
             raise Refused("This GPU is in service.")
-        self._fleet.clear(gpu)
         await self._note("a GPU is in service again", command, gpu_uuid=gpu)
         self._wake_line()
         return "The GPU is in service again."

@@ -94,26 +94,28 @@ class LineKeeper:
             if ticket.state is TicketState.OFFERED and ticket.lease_id not in live and ticket.id not in self._starting:
                 await self._offer_failed(ticket)
         await self._pass_on_unopened([ticket for ticket in tickets if ticket.state is TicketState.READY], live)
-        for ticket in tickets:
-            if ticket.state is TicketState.WAITING:
-                await self._offer(ticket)
+        while await self._offer_next():
+            pass
 
-    async def _offer(self, ticket: Ticket) -> None:
+    async def _offer_next(self) -> bool:
+        """Give a GPU to the first for whom there is one, and have the server started; False when there is none."""
         lease_id = new_lease_id()
         self._keeper.take_in_hand(lease_id)
         try:
-            lease = await self._line.offer(ticket.id, lease_id, self._choose)
+            offered = await self._line.offer_next(lease_id, self._choose)
         except BaseException:
             self._keeper.let_go(lease_id)
             raise
-        if lease is None:
+        if offered is None:
             self._keeper.let_go(lease_id)
-            return
+            return False
+        ticket, lease = offered
         await self._tell(ticket, "a GPU is free; your server is being started", lease)
         self._taken[lease.id] = asyncio.Event()
         task = asyncio.create_task(self._start(ticket, lease))
         self._starting[ticket.id] = task
         task.add_done_callback(lambda _: self._started(ticket, lease))
+        return True
 
     def _started(self, ticket: Ticket, lease: Lease) -> None:
         self._starting.pop(ticket.id, None)

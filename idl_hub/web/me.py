@@ -69,12 +69,28 @@ def _session(lease: Held, picture: Picture, moment: Moment, terms: Terms) -> dic
         "server": lease.server,
         "server_name": lease.server_name,
         "started_at": round(lease.ready_at or lease.reserved_at),
-        "gpus": [_gpu(gpu.uuid, gpu.index, gpu.name, picture) for gpu in lease.gpus],
+        "gpus": [
+            _gpu(gpu.uuid, gpu.index, gpu.name, picture) | {"processes": _processes(gpu.uuid, lease, moment)}
+            for gpu in lease.gpus
+        ],
         "idle_seconds": _idle_seconds(session.idle_since, moment.now),
         "ends_at": lease.ends_at,
         "can_extend": lease.ends_at is not None and not others_wait,
         "notice": asdict(notice) if notice else None,
     }
+
+
+def _processes(uuid: str, lease: Held, moment: Moment) -> list[dict[str, int | None]] | None:
+    """Return the session's own processes on a GPU, by the PIDs that its container knows; None when not told."""
+    for reading in moment.readings:
+        for gpu in reading.gpus:
+            if gpu.uuid == uuid and gpu.processes is not None and lease.container_id is not None:
+                return [
+                    {"pid_in_container": process.pid_in_container, "memory_used_bytes": process.memory_used_bytes}
+                    for process in gpu.processes
+                    if process.container_id == lease.container_id and process.pid_in_container is not None
+                ]
+    return None
 
 
 def _idle_seconds(since: float | None, now: float) -> int | None:

@@ -47,6 +47,7 @@ class Held:
     ends_at: float | None
     warned_at: float | None
     kept_at: float | None
+    container_id: str | None
     gpus: tuple[HeldGPU, ...]
 
     def reclaimed_as(self, idle_since: float | None) -> reclaim.Session:
@@ -109,9 +110,10 @@ def _leases(session: Session) -> tuple[Held, ...]:
         LeaseRow.ends_at,
         LeaseRow.warned_at,
         LeaseRow.kept_at,
+        LeaseRow.container_id,
     )
     rows = session.execute(query.where(LeaseRow.phase != Phase.ENDED).order_by(LeaseRow.reserved_at))
-    return tuple(Held(*row, gpus=tuple(gpus[row.id])) for row in rows)
+    return tuple(Held(**row._mapping, gpus=tuple(gpus[row.id])) for row in rows)
 
 
 def _ended_tickets(session: Session) -> dict[str, EndedTicket]:

@@ -71,6 +71,15 @@ def test_a_process_is_in_a_container_outside_or_unknown(tmp_path: Path) -> None:
     assert processes.find(12) == processes.find(13) == processes.find(14) == NOWHERE
 
 
+def test_the_pid_that_a_container_knows_is_the_innermost_one(tmp_path: Path) -> None:
+    processes = HostProcesses(tmp_path)
+    status = "Name:\tpython3\nUid:\t1000\t1000\t1000\t1000\nNSpid:\t4711\t17\n"
+    write_process(tmp_path, 10, f"0::/docker/{A}\n", status)
+    write_process(tmp_path, 11, "0::/user.slice\n", status)
+    assert processes.find(10).pid_in_container == 17
+    assert processes.find(11).pid_in_container is None
+
+
 def test_a_name_that_looks_like_a_uid_line_deceives_nobody(tmp_path: Path) -> None:
     # The kernel writes a newline in a name as \\n.
     write_process(tmp_path, 10, "0::/\n", "Name:\tx\\nUid:\t0\nUmask:\t0022\nUid:\t1000\t1000\t1000\t1000\n")

@@ -66,10 +66,10 @@ class Desk:
         return [ticket.user for ticket in self.tickets() if ticket.state is TicketState.WAITING]
 
     def serve(self) -> list[Lease]:
-        offers = [
-            asyncio.run(self.line.offer(ticket.id, new_lease_id(), self.fleet.choose)) for ticket in self.tickets()
-        ]
-        return [lease for lease in offers if lease]
+        leases = []
+        while offered := asyncio.run(self.line.offer_next(new_lease_id(), self.fleet.choose)):
+            leases.append(offered[1])
+        return leases
 
 
 @pytest.fixture
@@ -184,6 +184,23 @@ def test_expectations_come_from_session_limits_and_idle_gpus_or_are_unknown() ->
     assert expectation(3, outlooks, 0).at is None
     assert "unknown" in expectation(3, outlooks, 0).text
     assert expectation(1, outlooks, 1199).text == "any moment now"
+
+
+def test_a_line_of_two_hundred_costs_one_choice_for_each_number_of_gpus(desk: Desk) -> None:
+    lease(desk.ask("anna", 2))
+    for number in range(200):
+        ticket(desk.ask(f"p{number}", 1 + number % 2))
+    asked: list[int] = []
+
+    def choose(holders: Mapping[str, str], gpu_count: int) -> Choice | NoGPU:
+        asked.append(gpu_count)
+        return desk.fleet.choose(holders, gpu_count)
+
+    assert asyncio.run(desk.line.offer_next(new_lease_id(), choose)) is None
+    assert asked == [1]
+    asked.clear()
+    ticket(asyncio.run(desk.line.acquire(new_lease_id(), "late", "", 2, {}, choose)))
+    assert asked == [1, 2]
 
 
 class LineMachine(RuleBasedStateMachine):

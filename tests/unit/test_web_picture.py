@@ -15,6 +15,7 @@ from idl_hub.db import Reader
 from idl_hub.gpus.history import Point
 from idl_hub.gpus.line import Ticket, TicketState
 from idl_hub.gpus.placement import Rules, standings
+from idl_hub.gpus.reading import Process, ProcessOrigin
 from idl_hub.gpus.reclaim import Policy
 from idl_hub.gpus.service import Mark, closed_by
 from idl_hub.web.access import Visitor
@@ -25,13 +26,19 @@ from idl_hub.web.picture import Moment, Terms, paint
 from idl_hub.web.records import EndedTicket, Held, HeldGPU, Records
 from idl_hub.web.viewer import Viewer, message
 
+CONTAINER = "c" * 64
 TERMS = Terms(Policy(), 600)
 
 
 def lease(number, user, **over):
     values = {"id": f"l{number}", "kind": "session", "server": "gpu1", "user": user, "server_name": ""}
     values |= {"phase": "running", "reserved_at": NOW - 7200, "ready_at": NOW - 7190, "ends_at": None}
-    values |= {"warned_at": None, "kept_at": None, "gpus": (HeldGPU(f"GPU-{number}", number, "GTX"),)}
+    values |= {
+        "warned_at": None,
+        "kept_at": None,
+        "container_id": CONTAINER,
+        "gpus": (HeldGPU(f"GPU-{number}", number, "GTX"),),
+    }
     return Held(**(values | over))
 
 
@@ -139,6 +146,17 @@ def test_a_person_is_told_of_their_session_and_of_nobody_elses():
     assert me["waiting"] == 1
     assert "bob" not in json.dumps(me)
     assert "carl" not in json.dumps(me)
+
+
+def test_a_person_is_told_which_of_their_own_processes_hold_memory_by_the_pids_of_their_container():
+    own = Process(4711, 2**30, "python", ProcessOrigin.CONTAINER, CONTAINER, 1000, pid_in_container=17)
+    others = Process(4712, 2**30, "python", ProcessOrigin.CONTAINER, "d" * 64, 1000, pid_in_container=18)
+    outside = Process(4713, 2**30, "python", ProcessOrigin.OUTSIDE, None, 0)
+    readings = [server(card(0, processes=(own, others, outside)))]
+    [gpu] = told(Records((lease(0, "ada"),)), "ada", readings=readings)["session"]["gpus"]
+    assert gpu["processes"] == [{"pid_in_container": 17, "memory_used_bytes": 2**30}]
+    [silent] = told(Records((lease(0, "ada"),)), "ada", readings=[server(card(0, processes=None))])["session"]["gpus"]
+    assert silent["processes"] is None
 
 
 def test_idleness_before_the_session_is_not_the_sessions():
