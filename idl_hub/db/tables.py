@@ -51,6 +51,8 @@ class LeaseRow(Base):
     """Since when the holder is warned that the idle GPU will be taken back; empty when not warned."""
     kept_at: Mapped[float | None] = mapped_column(Float)
     """When "keep it" was used in the present idle period; empty when it can be used."""
+    end_message: Mapped[str | None] = mapped_column(Text)
+    """What the holder is told when a person ends the session at `ends_at`; empty when its end is the limit's."""
     gpus: Mapped[list[LeaseGPURow]] = relationship(
         back_populates="lease", lazy="selectin", order_by="LeaseGPURow.slot_id"
     )

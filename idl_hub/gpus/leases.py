@@ -150,6 +150,19 @@ class Leases:
 
         return await self._database.run(move)
 
+    async def announce_end(self, lease_id: str, at: float, message: str) -> bool:
+        """Note that a person ends the session at a moment, and what its holder is told; False when it has ended."""
+
+        def note(session: Session) -> bool:
+            row = session.get(LeaseRow, lease_id)
+            if row is None or row.phase == Phase.ENDED:
+                return False
+            row.ends_at = at if row.ends_at is None else min(at, row.ends_at)
+            row.end_message = message
+            return True
+
+        return await self._database.run(note)
+
     async def end(self, lease_id: str, ending: str) -> bool:
         """Free what the lease holds. False when it had ended before."""
 

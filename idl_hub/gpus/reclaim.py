@@ -59,11 +59,13 @@ class Session:
     ends_at: float | None
     warned_at: float | None
     kept_at: float | None
+    end_message: str | None = None
+    """Why a person ends the session at `ends_at`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """What the holder of a session should read now."""
+    """What the holder of a session should read now; `kind` is idle, length, or ending (a person ends it)."""
 
     kind: str
     text: str
@@ -102,6 +104,8 @@ def idle_ends_at(session: Session, policy: Policy) -> float | None:
 
 def notice(session: Session, policy: Policy, now: float, *, others_wait: bool) -> Notice | None:
     """Return what the holder should read now: the idle warning, or that the longest session ends soon."""
+    if session.end_message is not None and session.ends_at is not None:
+        return Notice("ending", session.end_message, session.ends_at, False)
     if session.warned_at is not None:
         return Notice(
             "idle",

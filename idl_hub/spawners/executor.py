@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from typing import TYPE_CHECKING, Any
 
 from idl_hub.db.commands import DONE, REFUSED, Answer, Command, Commands
+from idl_hub.gpus.leases import Phase
 from idl_hub.gpus.line import Line, TicketState
 from idl_hub.spawners.host import HostError
 from idl_hub.spawners.hub_api import HubAPI, HubAPIError
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("idl_hub.executor")
 _LOOK_EVERY_SECONDS = 0.5
+ENDING_SECONDS = 45
+"""Time for JupyterLab, which asks every 15 s, to tell the holder and save what is open."""
 
 
 class Refused(Exception):  # noqa: N818 - an answer, not a fault
@@ -136,17 +140,15 @@ class Executor:
         return "The GPU is in service again."
 
     async def _end_session(self, command: Command) -> str:
+        """Have the holder told and the documents saved before the end, where the server runs."""
         lease = await self._lease(command)
-        message = _text(command, "message") or "no reason given"
-        await self._api.stop(lease.user, lease.server_name)
-        await self._events.note(
-            "stop",
-            f"the session was ended by {command.asked_by}: {message}",
-            user=lease.user,
-            server=lease.server,
-            lease_id=lease.id,
-        )
-        return f"The session of {lease.holder} is being ended."
+        message = f"{command.asked_by} ends your session: {_text(command, 'message') or 'no reason was given'}"
+        await self._events.note("stop", message, user=lease.user, server=lease.server, lease_id=lease.id)
+        if lease.phase is not Phase.RUNNING:
+            await self._api.stop(lease.user, lease.server_name)
+            return f"The session of {lease.holder} is being ended."
+        await self._keeper.leases.announce_end(lease.id, time.time() + ENDING_SECONDS, message)
+        return f"The session of {lease.holder} ends in {ENDING_SECONDS} s; its documents are saved before."
 
     async def _end_orphan(self, command: Command) -> str:
         gpu = _text(command, "gpu_uuid")

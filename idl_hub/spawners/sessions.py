@@ -102,7 +102,7 @@ class Sessions:
             await self._write_use()
         wanted = sum(ticket.gpu_count for ticket in await self._line.live() if ticket.state is TicketState.WAITING)
         # The longest idle come first, and no more of them than those in line can use.
-        for row in sorted((row for row in rows if row.gpus), key=self._idle_since):
+        for row in sorted((row for row in rows if row.gpus or row.ends_at), key=self._idle_since):
             await self._judge(row, others_wait=wanted > 0)
             wanted -= len(row.gpus)
 
@@ -147,7 +147,7 @@ class Sessions:
                 row, "the GPU was idle while others waited" if others_wait else "the GPU was idle too long"
             )
         elif action is Action.STOP_LENGTH:
-            await self._stop(row, "the longest time for a session was over")
+            await self._stop(row, row.end_message or "the longest time for a session was over")
         if session.kept_at is not None and session.idle_since is not None and session.idle_since > session.kept_at:
             await self._change(row.id, kept_at=None)
 
@@ -173,6 +173,8 @@ class Sessions:
         lease = await self._own(command)
         if lease.ends_at is None:
             raise Refused("Your session has no set end.")
+        if lease.end_message is not None:
+            raise Refused(lease.end_message)
         if any(ticket.state is TicketState.WAITING for ticket in await self._line.live()):
             raise Refused("Others wait for a GPU, so your session cannot be made longer.")
         ends_at = max(lease.ends_at, self._clock() + self._policy.extension_seconds)
@@ -210,7 +212,9 @@ def session_of(row: LeaseRow, idle: IdleTracker) -> reclaim.Session:
     since = idle.idle_since(gpu.gpu_uuid for gpu in row.gpus)
     if since is not None and row.ready_at is not None:
         since = max(since, row.ready_at)  # what was before is not this session's idleness
-    return reclaim.Session(idle_since=since, ends_at=row.ends_at, warned_at=row.warned_at, kept_at=row.kept_at)
+    return reclaim.Session(
+        idle_since=since, ends_at=row.ends_at, warned_at=row.warned_at, kept_at=row.kept_at, end_message=row.end_message
+    )
 
 
 def _running(session: DatabaseSession) -> list[LeaseRow]:

@@ -75,7 +75,7 @@ def _session(lease: Held, picture: Picture, moment: Moment, terms: Terms) -> dic
         ],
         "idle_seconds": _idle_seconds(session.idle_since, moment.now),
         "ends_at": lease.ends_at,
-        "can_extend": lease.ends_at is not None and not others_wait,
+        "can_extend": lease.ends_at is not None and lease.end_message is None and not others_wait,
         "notice": asdict(notice) if notice else None,
     }
 

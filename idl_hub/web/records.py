@@ -48,13 +48,14 @@ class Held:
     warned_at: float | None
     kept_at: float | None
     container_id: str | None
+    end_message: str | None
     gpus: tuple[HeldGPU, ...]
 
     def reclaimed_as(self, idle_since: float | None) -> reclaim.Session:
         """Return what the rule that takes GPUs back needs to know."""
         if idle_since is not None and self.ready_at is not None:
             idle_since = max(idle_since, self.ready_at)  # what was before is not this session's idleness
-        return reclaim.Session(idle_since, self.ends_at, self.warned_at, self.kept_at)
+        return reclaim.Session(idle_since, self.ends_at, self.warned_at, self.kept_at, self.end_message)
 
     @property
     def holder(self) -> str:
@@ -111,6 +112,7 @@ def _leases(session: Session) -> tuple[Held, ...]:
         LeaseRow.warned_at,
         LeaseRow.kept_at,
         LeaseRow.container_id,
+        LeaseRow.end_message,
     )
     rows = session.execute(query.where(LeaseRow.phase != Phase.ENDED).order_by(LeaseRow.reserved_at))
     return tuple(Held(**row._mapping, gpus=tuple(gpus[row.id])) for row in rows)

@@ -214,3 +214,15 @@ def test_a_gpu_with_a_hardware_error_stays_out_until_an_admin_includes_it(hub: H
     assert ask(hub, "include", gpu_uuid=gpu.uuid).state == "done"
     wait_for(lambda: runs(hub, "student1"), "student1's server", 30)
     assert hub.rows(marked) == []
+
+
+def test_a_session_ended_by_a_person_is_told_why_before_it_ends(hub: Hub) -> None:
+    Student(hub, "student1").started(gpu="none")
+    [lease] = hub.leases(live=True)
+    answer = ask(hub, "end_session", lease_id=lease.id, message="new fans")
+    assert answer == Answer("done", "The session of student1 ends in 45 s; its documents are saved before.")
+    assert runs(hub, "student1"), "there is time to save"
+    assert "tests ends your session: new fans" in told(hub, "student1")
+    assert ask(hub, "extend", lease_id=lease.id).state == "refused"
+    wait_for(lambda: not hub.leases(live=True), "the end", 60)
+    assert "stopped: tests ends your session: new fans" in told(hub, "student1")

@@ -37,6 +37,7 @@ def lease(number, user, **over):
         "warned_at": None,
         "kept_at": None,
         "container_id": CONTAINER,
+        "end_message": None,
         "gpus": (HeldGPU(f"GPU-{number}", number, "GTX"),),
     }
     return Held(**(values | over))
@@ -171,6 +172,14 @@ def test_notices_say_what_ends_when_and_whether_it_can_be_kept():
     assert kept["can_keep"] is False
     assert told(Records((lease(0, "ada", ends_at=NOW + 3000),)), "ada")["session"]["notice"]["kind"] == "length"
     assert told(Records((lease(0, "ada", ends_at=NOW + 9000),)), "ada")["session"]["notice"] is None
+
+
+def test_who_ends_a_session_is_told_with_the_reason_and_nothing_makes_it_longer():
+    ending = lease(0, "ada", ends_at=NOW + 45, end_message="admin ends your session: new fans", warned_at=NOW)
+    session = told(Records((ending,)), "ada")["session"]
+    assert (session["notice"]["kind"], session["notice"]["deadline"]) == ("ending", NOW + 45)
+    assert session["notice"]["text"] == "admin ends your session: new fans"
+    assert (session["notice"]["can_keep"], session["can_extend"]) == (False, False)
 
 
 def test_a_session_can_be_made_longer_only_while_nobody_waits():

@@ -24,6 +24,11 @@ export interface Notice {
 
 /** From here on documents are saved again and again, and a hidden notice comes back. */
 export const LAST_SECONDS = 60;
+const SOON_SECONDS = 600;
+const TITLES: Record<string, string> = {
+  idle: 'Your idle GPU is about to go to somebody else',
+  ending: 'Your session is being ended'
+};
 
 const HIDE: Action = { doing: 'hide', label: 'Hide', primary: false };
 const RESTART: Action = { doing: 'restart', label: 'Save and restart my server', primary: true };
@@ -45,12 +50,12 @@ export function noticesOf(answer: Answer): Notice[] {
     });
   }
   if (answer.notice) {
-    notices.push(ofHub(answer.notice, answer.can_extend));
+    notices.push(ofHub(answer.notice, answer.can_extend, answer.now));
   }
   return notices;
 }
 
-function ofHub(notice: HubNotice, canExtend: boolean): Notice {
+function ofHub(notice: HubNotice, canExtend: boolean, now: number): Notice {
   const actions: Action[] = [];
   if (notice.can_keep) {
     actions.push({ doing: 'keep', label: 'Keep it', primary: true });
@@ -59,9 +64,10 @@ function ofHub(notice: HubNotice, canExtend: boolean): Notice {
     actions.push({ doing: 'extend', label: 'Extend', primary: true });
   }
   return {
-    id: notice.kind,
+    // Another notice in the last minutes, so that who has hidden the first one reads it again.
+    id: notice.kind === 'length' && notice.deadline - now <= SOON_SECONDS ? 'length-soon' : notice.kind,
     tone: 'warning',
-    title: notice.kind === 'idle' ? 'Your idle GPU is about to go to somebody else' : 'Your session is about to end',
+    title: TITLES[notice.kind] ?? 'Your session is about to end',
     text: notice.text,
     deadline: notice.deadline,
     actions: [...actions, HIDE]
@@ -76,7 +82,9 @@ export function stoppedNotice(last: HubNotice | null, now: number): Notice {
       ? 'Its GPU was idle while others waited for one, so it went to the next in line.'
       : due?.kind === 'length'
         ? 'The longest time that a session may take was over.'
-        : 'It was stopped on the hub’s pages, by you or by the people who run the course, or it ended by itself.';
+        : due?.kind === 'ending'
+          ? `${due.text}.`
+          : 'It was stopped on the hub’s pages, by you or by the people who run the course, or it ended by itself.';
   return {
     id: 'stopped',
     tone: 'error',
