@@ -172,7 +172,8 @@ def test_an_idle_gpu_goes_to_who_waits_after_a_warning_and_can_be_kept_once(tmp_
         wait_for(lambda: told(hub, "student1").count("warned") == 2, "the second warning", 20)
         assert "once already" in ask(hub, "keep", lease_id=lease.id).result
         wait_for(lambda: runs(hub, "student2"), "student2's server", 30)
-        assert "stopped: the GPU was idle while others waited" in told(hub, "student1")
+        why = "stopped: the GPU was idle while others waited"
+        wait_for(lambda: why in told(hub, "student1"), "the reason, which is written down after the stop", 10)
 
 
 def test_training_is_never_stopped_for_being_idle(tmp_path: Path) -> None:
@@ -198,7 +199,8 @@ def test_the_longest_session_ends_training_too_unless_it_is_extended(tmp_path: P
         wait_for(lambda: time.monotonic() > past_the_first_end, "the first end to pass", 25)
         assert runs(hub, "student1")
         wait_for(lambda: not hub.leases(live=True), "the end", 40)
-        assert "the longest time for a session was over" in told(hub, "student1")
+        over = "the longest time for a session was over"
+        wait_for(lambda: over in told(hub, "student1"), "the reason, which is written down after the stop", 10)
 
 
 def test_a_gpu_with_a_hardware_error_stays_out_until_an_admin_includes_it(hub: Hub) -> None:
@@ -225,4 +227,5 @@ def test_a_session_ended_by_a_person_is_told_why_before_it_ends(hub: Hub) -> Non
     assert "tests ends your session: new fans" in told(hub, "student1")
     assert ask(hub, "extend", lease_id=lease.id).state == "refused"
     wait_for(lambda: not hub.leases(live=True), "the end", 60)
-    assert "stopped: tests ends your session: new fans" in told(hub, "student1")
+    why = "stopped: tests ends your session: new fans"
+    wait_for(lambda: why in told(hub, "student1"), "the reason, which is written down after the stop", 10)
