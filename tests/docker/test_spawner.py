@@ -133,7 +133,7 @@ def test_every_viewer_of_the_progress_sees_all_of_it(classroom: Classroom) -> No
     gpu = classroom.lease_of("student1").gpu_indices[0]
     expected = (
         "Looking for a free GPU",
-        rf"GPU {gpu} of this machine is yours: NVIDIA GeForce GTX 1080 Ti \(simulated\): idle( for \d+ (min|h))?, 31 °C",
+        rf"GPU {gpu} of this machine is yours: NVIDIA GeForce GTX 1080 Ti \(simulated\): idle.*, 31 °C",
         f"Looking for the image {IMAGE}",
         "The image is there",
         "Your container is made",
