@@ -145,6 +145,8 @@ def _spawner(c: Any, settings: Settings) -> None:
         c.GPUDockerSpawner.simulator_state = simulator_state
     else:
         c.JupyterHub.spawner_class = GPUProcessSpawner
+        # Containers outlive the hub on purpose; plain processes of a trial should not be left behind by Ctrl-C.
+        c.JupyterHub.cleanup_servers = True
         python = str(wanted.student_python or "python3")
         # Jupyter refuses to run as root unless told: in a trial it has the hub's own user, whoever that is.
         as_root = ["--allow-root"] if os.geteuid() == 0 else []

@@ -65,6 +65,7 @@ def settings(trial: Trial, places: Places) -> dict[str, Any]:
     spawner: dict[str, Any] = {"kind": trial.spawner, "network": trial.network, "image": trial.image}
     if trial.student_python is not None:
         spawner["student_python"] = str(trial.student_python)
+        spawner["first_files"] = str(places.root / "images" / "student" / "exercises")
     return {
         "trial": True,
         "hub": {
