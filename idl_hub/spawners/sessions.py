@@ -89,7 +89,7 @@ class Sessions:
                     log.exception("Watching the sessions failed; trying again")
                 await asyncio.sleep(_LOOK_EVERY_SECONDS)
         finally:
-            await asyncio.shield(self._write_use())
+            self._write_use_at_the_end()
 
     async def look(self) -> None:
         """Look at every running session once."""
@@ -132,6 +132,12 @@ class Sessions:
         uses, self._uses = self._uses, {}
         if uses:
             await self._database.run(lambda session: _add_use(session, uses))
+
+    def _write_use_at_the_end(self) -> None:
+        # The loop is about to close and would not wait, so this blocks it for one short transaction.
+        uses, self._uses = self._uses, {}
+        if uses:
+            self._database.transact(lambda session: _add_use(session, uses))
 
     async def _judge(self, row: LeaseRow, *, others_wait: bool) -> None:
         session = session_of(row, self._idle)
