@@ -286,7 +286,8 @@ async def test_whatever_one_agent_makes_up_placement_gets_whole_readings_or_none
 
 async def test_a_long_answer_is_checked_outside_of_the_loop(agents: Agents, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = json.loads(body_of("gpu01"))
-    process = {"pid": 1, "memory_used_bytes": 1, "name": "x" * 30, "origin": "outside", "container_id": None, "uid": 0}
+    process = {"pid": 1, "memory_used_bytes": 1, "name": "x" * 6, "origin": "outside", "container_id": None, "uid": 0}
+    process["pid_in_container"] = None
     gpu = whole["reading"]["gpus"][0]
     whole["reading"]["gpus"] = [
         gpu | {"uuid": f"GPU-{n}", "index": n, "processes": [process | {"pid": m + 1} for m in range(128)]}
