@@ -165,6 +165,7 @@ def test_one_machine_cannot_keep_the_others_out(agent: RunningAgent) -> None:
 
 @pytest.mark.parametrize("more", [{"headers": {"X-Long": "x" * 20_000}}, {"data": b"x" * 5000}])
 def test_requests_that_are_too_large_are_refused(agent: RunningAgent, more: dict[str, object]) -> None:
+    agent.reading_where(lambda reading: reading.health.ok)  # before the first one it is not healthy
     try:
         answer = requests.get(agent.url + "/health", verify=str(agent.certificate), timeout=10, **more)
     except requests.ConnectionError:
