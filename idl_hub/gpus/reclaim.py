@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from idl_hub.settings import Settings
@@ -61,6 +61,28 @@ class Session:
     kept_at: float | None
     end_message: str | None = None
     """Why a person ends the session at `ends_at`."""
+
+
+class Held(Protocol):
+    """A lease as its table has it, whoever read it."""
+
+    @property
+    def ready_at(self) -> float | None: ...  # noqa: D102 - as in the table of leases
+    @property
+    def ends_at(self) -> float | None: ...  # noqa: D102
+    @property
+    def warned_at(self) -> float | None: ...  # noqa: D102
+    @property
+    def kept_at(self) -> float | None: ...  # noqa: D102
+    @property
+    def end_message(self) -> str | None: ...  # noqa: D102
+
+
+def session_of(lease: Held, idle_since: float | None) -> Session:
+    """Return what the rule needs to know of a lease whose GPUs are idle since then; None: not known."""
+    if idle_since is not None and lease.ready_at is not None:
+        idle_since = max(idle_since, lease.ready_at)  # what was before is not this session's idleness
+    return Session(idle_since, lease.ends_at, lease.warned_at, lease.kept_at, lease.end_message)
 
 
 @dataclass(frozen=True, slots=True)

@@ -164,7 +164,7 @@ class Executor:
         if ticket is None:
             raise Refused("This place in the line is gone already.")
         await self._events.note("ticket", "left the line", user=ticket.user)
-        if ticket.state in (TicketState.OFFERED, TicketState.READY) or ticket.lease_id:
+        if ticket.lease_id:
             await self._api.stop(ticket.user, ticket.server_name)
         self._wake_line()
         return "You have left the line."

@@ -106,8 +106,11 @@ class Sessions:
             await self._judge(row, others_wait=wanted > 0)
             wanted -= len(row.gpus)
 
+    def _session(self, row: LeaseRow) -> reclaim.Session:
+        return reclaim.session_of(row, self._idle.idle_since(gpu.gpu_uuid for gpu in row.gpus))
+
     def _idle_since(self, row: LeaseRow) -> float:
-        since = session_of(row, self._idle).idle_since
+        since = self._session(row).idle_since
         return math.inf if since is None else since
 
     def _measure(self, rows: list[LeaseRow]) -> None:
@@ -140,7 +143,7 @@ class Sessions:
             self._database.transact(lambda session: _add_use(session, uses))
 
     async def _judge(self, row: LeaseRow, *, others_wait: bool) -> None:
-        session = session_of(row, self._idle)
+        session = self._session(row)
         action = reclaim.decide(session, self._policy, self._clock(), others_wait=others_wait)
         if action is Action.WARN:
             await self._change(row.id, warned_at=self._clock())
@@ -211,16 +214,6 @@ class Sessions:
 def ends_at(lease: Lease, policy: reclaim.Policy, now: float) -> float | None:
     """Return when a session that is ready now must end; sessions without GPU have no set end."""
     return now + policy.longest_seconds if lease.gpus and policy.longest_seconds is not None else None
-
-
-def session_of(row: LeaseRow, idle: IdleTracker) -> reclaim.Session:
-    """Return what the rule needs to know of a lease."""
-    since = idle.idle_since(gpu.gpu_uuid for gpu in row.gpus)
-    if since is not None and row.ready_at is not None:
-        since = max(since, row.ready_at)  # what was before is not this session's idleness
-    return reclaim.Session(
-        idle_since=since, ends_at=row.ends_at, warned_at=row.warned_at, kept_at=row.kept_at, end_message=row.end_message
-    )
 
 
 def _running(session: DatabaseSession) -> list[LeaseRow]:

@@ -60,7 +60,7 @@ def _last(ended: EndedTicket) -> dict[str, Any]:
 
 
 def _session(lease: Held, picture: Picture, moment: Moment, terms: Terms) -> dict[str, Any]:
-    session = lease.reclaimed_as(moment.idle_since([gpu.uuid for gpu in lease.gpus]))
+    session = reclaim.session_of(lease, moment.idle_since([gpu.uuid for gpu in lease.gpus]))
     others_wait = _waiting(picture) > 0
     notice = reclaim.notice(session, terms.policy, moment.now, others_wait=others_wait)
     return {

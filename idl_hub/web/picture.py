@@ -179,7 +179,7 @@ def _line(moment: Moment, terms: Terms) -> tuple[dict[str, Any], ...]:
 
 
 def _outlooks(lease: Held, moment: Moment, terms: Terms) -> tuple[Outlook, ...]:
-    session = lease.reclaimed_as(moment.idle_since([gpu.uuid for gpu in lease.gpus]))
+    session = reclaim.session_of(lease, moment.idle_since([gpu.uuid for gpu in lease.gpus]))
     # A GPU that computed a moment ago is not about to be taken back, whatever the arithmetic says.
     idle = session.idle_since is not None and moment.now - session.idle_since >= _IDLE_AFTER_SECONDS
     idle_ends_at = reclaim.idle_ends_at(session, terms.policy) if idle else None

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from sqlalchemy import func, select
 
 from idl_hub.db.tables import LeaseGPURow, LeaseRow, OutOfServiceRow, TicketRow
-from idl_hub.gpus import reclaim
 from idl_hub.gpus.leases import Phase
 from idl_hub.gpus.line import Ticket, tickets_in
 from idl_hub.gpus.service import Mark, marks_in
@@ -50,12 +49,6 @@ class Held:
     container_id: str | None
     end_message: str | None
     gpus: tuple[HeldGPU, ...]
-
-    def reclaimed_as(self, idle_since: float | None) -> reclaim.Session:
-        """Return what the rule that takes GPUs back needs to know."""
-        if idle_since is not None and self.ready_at is not None:
-            idle_since = max(idle_since, self.ready_at)  # what was before is not this session's idleness
-        return reclaim.Session(idle_since, self.ends_at, self.warned_at, self.kept_at, self.end_message)
 
     @property
     def holder(self) -> str:
