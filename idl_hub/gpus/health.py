@@ -96,7 +96,7 @@ class HealthMemory:
         if self._sick_xid is not None:
             code = self._sick_xid.code
             return f"the driver reported XID {code}: {SICK_XIDS[code]}"
-        return "it was lost: the driver did not find it any more" if self._lost_at is not None else ""
+        return "it was lost: it fell off the bus, or the driver no longer lists it" if self._lost_at is not None else ""
 
     @property
     def sick(self) -> str:

@@ -28,11 +28,12 @@ class Person:
     name: str
 
     def log_in(self, password: str | None = None) -> None:
-        """Open the hub and sign in; with the right password the start page follows."""
+        """Open the hub and sign in, and wait for the hub's answer; with the right password the start page follows."""
         self.page.goto(self.hub.url)
         self.page.get_by_label("Name").fill(self.name)
         self.page.get_by_label("Password").fill(self.hub.password if password is None else password)
-        self.page.get_by_role("button", name="Sign in").click()
+        with self.page.expect_navigation():  # or a reload that comes next would cut the sign-in off
+            self.page.get_by_role("button", name="Sign in").click()
 
     def choose(self, gpu: str) -> None:
         """Choose ``With a GPU`` or ``Without a GPU`` on the start page, and start."""

@@ -7,13 +7,18 @@ from collections.abc import Callable
 
 import pytest
 from browser.person import START_MILLISECONDS, Person, printed
-from hubs import Hub, wait_for
+from hubs import Hub, docker, wait_for
 from playwright.sync_api import expect
 
 _EXERCISE = "First steps in TensorFlow.ipynb"
 _SHOW_GPUS = (
     "nvitop -1; python -c 'import pynvml as n; n.nvmlInit();"
     'print("UUIDS", *(n.nvmlDeviceGetUUID(n.nvmlDeviceGetHandleByIndex(i)) for i in range(n.nvmlDeviceGetCount())))\''
+)
+# JupyterLab waits until the test has read the progress page, which a fast machine shows for a moment only.
+_WAITS_FOR_TEST = (
+    'c.GPUDockerSpawner.cmd = ["sh", "-c", '
+    """'until [ -e /tmp/go ]; do sleep 0.1; done; exec start-singleuser "$@"', "sh"]"""
 )
 # A container that runs and never answers: the start goes on until somebody stops it.
 _NEVER_READY = 'c.GPUDockerSpawner.cmd = ["sh", "-c", "sleep 600", "sh"]'
@@ -23,7 +28,7 @@ _NEVER_READY = 'c.GPUDockerSpawner.cmd = ["sh", "-c", "sleep 600", "sh"]'
 def test_a_student_logs_in_gets_a_gpu_trains_a_network_and_gives_the_gpu_back(
     start_hub: Callable[..., Hub], visit: Callable[..., Person]
 ) -> None:
-    hub = start_hub(gpus=3)
+    hub = start_hub(gpus=3, config=_WAITS_FOR_TEST)
     # Somebody outside the hub uses GPU 0, so that "the first one" would be wrong.
     hub.simulator.set(0, utilization_ratio=0.8)
     student = visit(hub, "student1")
@@ -39,6 +44,8 @@ def test_a_student_logs_in_gets_a_gpu_trains_a_network_and_gives_the_gpu_back(
     named = student.step(re.compile(r"GPU \d+ of"))
     student.step("JupyterLab is starting")
     student.picture("progress")
+    (container,) = hub.containers(running=True)
+    docker("exec", container, "touch", "/tmp/go")
     student.wait_for_lab()
 
     (lease,) = hub.leases(live=True)

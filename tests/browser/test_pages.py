@@ -84,7 +84,8 @@ def test_the_keyboard_alone_leads_from_login_to_a_start(hub: Hub, visit: Callabl
     page.keyboard.press("ArrowDown")
     expect(page.get_by_role("radio", name="Without a GPU")).to_be_checked()
     page.keyboard.press("Enter")
-    student.step("Looking for a place without GPU")
+    student.wait_for_lab()
+    assert [lease.gpu_uuids for lease in hub.leases(live=True) if lease.user == "student4"] == [()]
 
 
 def test_a_trial_without_containers_says_loudly_that_it_isolates_nobody(
