@@ -15,6 +15,7 @@ import yaml
 from pydantic import AfterValidator, Field, SecretStr, ValidationError, model_validator
 
 from idl_hub.settings_base import Port, Section, Size, at_least, fault, parse_size_bytes
+from idl_hub.settings_servers import HomeSettings, ImageSettings, QuietSettings, ServerSettings
 
 __all__ = ["SETTINGS_VARIABLE", "Settings", "SettingsError", "load", "parse_size_bytes"]
 
@@ -41,16 +42,10 @@ def _with_user_name(volume: str) -> str:
     return volume
 
 
-def _agent_address(url: str) -> str:
-    if not re.fullmatch(r"(https://[^/?#@\s]+|http://(127\.0\.0\.1|\[::1\]|localhost)(:\d+)?)/?", url):
-        raise ValueError("an address such as https://10.0.0.5:9810, with plain http only on this machine")
+def _origin(url: str) -> str:
+    if url and not re.fullmatch(r"https?://[a-z0-9]([a-z0-9.-]*[a-z0-9])?(:\d{1,5})?", url):
+        raise ValueError("an address without a path, such as https://hub.example.org, or nothing")
     return url
-
-
-def _server_name(name: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", name):
-        raise ValueError("up to 63 letters, digits, '.', '-' and '_', a letter or digit first")
-    return name
 
 
 class HubSettings(Section):
@@ -70,6 +65,11 @@ class HubSettings(Section):
         8090,
         description="Port of the GPU pages (`idl-hub web`), at 127.0.0.1 for the proxy and at the internal address "
         "for students' servers.",
+    )
+    subdomain_host: Annotated[str, AfterValidator(_origin)] = Field(
+        "",
+        description="Address of the hub with its own domain for each user below it, such as "
+        "https://hub.example.org (then alice.hub.example.org and so on must lead here as well); empty: one for all.",
     )
     proxy_api_port: Port = Field(8001, description="Port of the proxy's own API, always on 127.0.0.1.")
     database_url: SecretStr | None = Field(
@@ -146,33 +146,6 @@ class GPUSettings(Section):
         return self
 
 
-class AgentSettings(Section):
-    """Where the agent of a GPU server answers, and how the hub and it know each other."""
-
-    url: Annotated[str, AfterValidator(_agent_address)] = Field(
-        description="Such as https://10.0.0.5:9810; plain http only on this machine.",
-    )
-    token_file: Path = Field(description="File with the token that the agent was given.")
-    ca_file: Path | None = Field(
-        None, description="PEM file of who vouches for the agent's certificate; required with https."
-    )
-
-    @model_validator(mode="after")
-    def _https_needs_an_authority(self) -> AgentSettings:
-        if self.url.startswith("https:") and self.ca_file is None:
-            raise fault("agent.ca_file", None, "a file, since the agent's address is an https one")
-        return self
-
-
-class ServerSettings(Section):
-    """A GPU server."""
-
-    name: Annotated[str, AfterValidator(_server_name)] = Field(
-        description="As its agent calls itself, and as people read it.",
-    )
-    agent: AgentSettings = Field(description="Who reads its GPUs.")
-
-
 class SpawnerSettings(Section):
     """What a student's server is and may use."""
 
@@ -208,6 +181,15 @@ class SpawnerSettings(Section):
     )
     call_timeout_seconds: float = Field(60, gt=0, description="Longest time one call to the engine may take.")
     engine_threads: int = Field(8, ge=1, le=64, description="Calls to one engine that may run at the same time.")
+    server_lost_minutes: float = Field(
+        10,
+        gt=0,
+        le=240,
+        description="A server that does not answer for so long is lost: its students are offered a start elsewhere.",
+    )
+    temporary_space: Annotated[Size, at_least("64MiB")] = Field(
+        8 * 2**30, description="Size of /tmp of a session; it lies in memory and counts as such."
+    )
     stop_timeout_seconds: int = Field(
         10, ge=1, le=300, description="Time a session has to save and end before it is killed."
     )
@@ -255,7 +237,7 @@ class SessionSettings(Section):
     )
 
 
-_SECTIONS = frozenset({"hub", "login", "gpus", "sessions", "spawner"})
+_SECTIONS = frozenset({"hub", "login", "gpus", "sessions", "spawner", "homes", "images", "quiet"})
 
 
 class Settings(Section):
@@ -272,10 +254,16 @@ class Settings(Section):
     )
     servers: tuple[ServerSettings, ...] = Field(
         (),
-        description="The GPU servers, each as {name, agent: {url, token_file, ca_file}}; when empty, the GPUs of this "
-        "machine are read, under the name gpus.server_name.",
+        description="The servers that students' sessions run on, each as {name, address, engine: {url, ca_file, "
+        "certificate_file, key_file}, agent: {url, token_file, ca_file}}; without agent: no GPUs. When empty: this "
+        "machine alone, under the name gpus.server_name, with the engine at spawner.engine_url.",
     )
     spawner: SpawnerSettings = Field(SpawnerSettings(), description="What a student's server is and may use.")
+    homes: HomeSettings = Field(HomeSettings(), description="Where students' files lie, on every server alike.")
+    images: ImageSettings = Field(ImageSettings(), description="Where students' images come from.")
+    quiet: QuietSettings = Field(
+        QuietSettings(), description="The hours before a deadline, in which nothing is changed under the students."
+    )
 
     @model_validator(mode="after")
     def _demo_stays_at_home(self) -> Settings:
@@ -293,6 +281,18 @@ class Settings(Section):
         for number, name in enumerate(names):
             if name in names[:number]:
                 raise fault(f"servers.{number}.name", name, "a name that no other server has")
+        return self
+
+    @model_validator(mode="after")
+    def _servers_have_engines(self) -> Settings:
+        if self.spawner.kind != "docker":
+            return self
+        for number, server in enumerate(self.servers):
+            if server.engine is None or server.address is None:
+                key = "engine" if server.engine is None else "address"
+                raise fault(f"servers.{number}.{key}", None, "a value, since spawner.kind is docker")
+        if len(self.servers) > 1 and self.homes.directory is None:
+            raise fault("homes.directory", None, "a folder that every server mounts, since there are several servers")
         return self
 
     @model_validator(mode="after")

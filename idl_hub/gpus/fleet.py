@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from idl_hub.gpus.history import Point
     from idl_hub.gpus.placement import Choice, Closed, GPUStanding, NoGPU, Wish
     from idl_hub.gpus.reading import ServerReading
-    from idl_hub.settings import ServerSettings, Settings
+    from idl_hub.settings import Settings
+    from idl_hub.settings_servers import AgentSettings
 
 log = logging.getLogger(__name__)
 
@@ -231,8 +232,11 @@ def from_settings(
         busy_memory_bytes=gpus.busy_memory,
         reading_max_age_seconds=gpus.reading_max_age_seconds,
     )
-    sources: dict[str, Readings] = {server.name: _agent(server, clock) for server in settings.servers}
-    if not sources:
+    # A server without an agent has no GPUs; sessions without GPU may run there.
+    sources: dict[str, Readings] = {
+        server.name: _agent(server.name, server.agent, clock) for server in settings.servers if server.agent
+    }
+    if not settings.servers:
         library = gpus.simulator_library if gpus.simulated else None
         nvml = Nvml(gpus.server_name, library=library, watch_xids=True)
         sources = {gpus.server_name: ThisMachine(Sampler(nvml, figures=FigureReader()))}
@@ -240,6 +244,5 @@ def from_settings(
     return Fleet(sources, rules, clock, closed, health_rules)
 
 
-def _agent(server: ServerSettings, clock: Callable[[], float]) -> AgentClient:
-    agent = server.agent
-    return AgentClient(server.name, agent.url, agent.token_file, agent.ca_file, clock=clock)
+def _agent(name: str, agent: AgentSettings, clock: Callable[[], float]) -> AgentClient:
+    return AgentClient(name, agent.url, agent.token_file, agent.ca_file, clock=clock)

@@ -329,7 +329,8 @@ def test_settings_with_servers_ask_their_agents(tmp_path: Path) -> None:
         {"name": f"gpu{n:02}", "agent": {"url": f"https://10.0.0.{n}:9810", "token_file": "t", "ca_file": "c"}}
         for n in (1, 2)
     ]
-    fleet = from_settings(Settings.model_validate({"servers": servers}))
+    servers.append({"name": "without-gpus"})
+    fleet = from_settings(Settings.model_validate({"servers": servers, "spawner": {"kind": "process"}}))
     assert fleet.names == ("gpu01", "gpu02")
     assert all(isinstance(source, AgentClient) for source in fleet._sources.values())
 

@@ -137,9 +137,9 @@ def test_a_default_file_that_may_not_be_looked_at_is_not_taken_for_missing(monke
     ("text", "message"),
     [
         # unknown keys
-        ("hubb: {}", "hubb is not a setting; allowed here: gpus, hub, login, "),
+        ("hubb: {}", "hubb is not a setting; allowed here: gpus, homes, hub, "),
         ("hub: {port: 1}", "hub.port is not a setting; allowed here: database_url, hub_database_url, "),
-        ("5: x", "5 is not a setting; allowed here: gpus, hub, "),
+        ("5: x", "5 is not a setting; allowed here: gpus, homes, hub, "),
         ('"a\\nb": 1', "a\\nb is not a setting; allowed here: "),
         # wrong types
         ("trial: maybe", "trial is 'maybe'; allowed: true or false"),
