@@ -1,0 +1,1 @@
+"""Where students' files lie: made before a start, measured, copied every hour."""
