@@ -164,6 +164,7 @@ class Hub:
                 "home_volume": self.volume_prefix + "{username}",
                 "stop_timeout_seconds": 5,
             },
+            "quiet": {"deadline": None},  # or drains would be refused on Sunday afternoons
         }
         for section, values in over.items():
             settings[section] = values if isinstance(values, list) else settings.get(section, {}) | dict(values)

@@ -13,6 +13,7 @@ from idl_hub.shell.look import picture_of
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Mapping
 
     from idl_hub.settings import Settings
 
@@ -26,6 +27,11 @@ def _add_server(parser: argparse.ArgumentParser) -> None:
 def _add_server_and_reason(parser: argparse.ArgumentParser) -> None:
     _add_server(parser)
     parser.add_argument("--reason", default="maintenance", help="why, for others to read (maintenance)")
+    _add_force(parser)
+
+
+def _add_force(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--force", action="store_true", help="also in the quiet hours before the deadline")
 
 
 def _add_gpu(parser: argparse.ArgumentParser) -> None:
@@ -35,23 +41,25 @@ def _add_gpu(parser: argparse.ArgumentParser) -> None:
 def _add_gpu_and_reason(parser: argparse.ArgumentParser) -> None:
     _add_gpu(parser)
     parser.add_argument("--reason", default="excluded", help="why, for others to read (excluded)")
+    _add_force(parser)
 
 
 def _drain(settings: Settings, arguments: argparse.Namespace) -> int:
-    return _ask(settings, "drain", {"server": arguments.server, "reason": arguments.reason})
+    asked = {"server": arguments.server, "reason": arguments.reason, "force": arguments.force}
+    return ask(settings, "drain", asked)
 
 
 def _undrain(settings: Settings, arguments: argparse.Namespace) -> int:
-    return _ask(settings, "undrain", {"server": arguments.server})
+    return ask(settings, "undrain", {"server": arguments.server})
 
 
 def _exclude(settings: Settings, arguments: argparse.Namespace) -> int:
     uuid = _uuid(settings, arguments.gpu)
-    return _ask(settings, "exclude", {"gpu_uuid": uuid, "reason": arguments.reason})
+    return ask(settings, "exclude", {"gpu_uuid": uuid, "reason": arguments.reason, "force": arguments.force})
 
 
 def _include(settings: Settings, arguments: argparse.Namespace) -> int:
-    return _ask(settings, "include", {"gpu_uuid": _uuid(settings, arguments.gpu)})
+    return ask(settings, "include", {"gpu_uuid": _uuid(settings, arguments.gpu)})
 
 
 def _uuid(settings: Settings, named: str) -> str:
@@ -65,7 +73,8 @@ def _uuid(settings: Settings, named: str) -> str:
     raise ValueError(f"there is no GPU {named} now; `idl-hub gpus` shows which there are. Nothing was changed.")
 
 
-def _ask(settings: Settings, kind: str, arguments: dict[str, str]) -> int:
+def ask(settings: Settings, kind: str, arguments: Mapping[str, str | bool]) -> int:
+    """Ask the hub, wait for its answer, print it, and return the exit status."""
     with closing(Database(settings.hub.database_address)) as database:
         asked_by = f"{getpass.getuser()} at the shell"
         answer = Commands(database).ask_and_wait(kind, arguments, asked_by, _ANSWER_SECONDS)

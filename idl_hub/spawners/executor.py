@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from idl_hub.db.commands import DONE, REFUSED, Answer, Command, Commands
 from idl_hub.gpus.leases import Phase
 from idl_hub.gpus.line import Line, TicketState
+from idl_hub.quiet import quiet_words
 from idl_hub.spawners.host import HostError
 from idl_hub.spawners.hub_api import HubAPI, HubAPIError
 
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from idl_hub.gpus.fleet import Fleet
     from idl_hub.gpus.leases import Lease
     from idl_hub.gpus.service import OutOfService
+    from idl_hub.settings_servers import QuietSettings
     from idl_hub.spawners.keeper import Keeper
 
 log = logging.getLogger("idl_hub.executor")
@@ -41,6 +44,8 @@ class Executor:
         Called when a GPU may have become available or the line has changed.
     fleet
         Knows which servers and GPUs there are, and forgets a GPU's faults when an admin says so.
+    quiet
+        When nothing is taken out of service unless it is forced.
     """
 
     def __init__(
@@ -53,7 +58,11 @@ class Executor:
         api: HubAPI,
         wake_line: Callable[[], None],
         fleet: Fleet,
+        quiet: QuietSettings,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
+        self.quiet = quiet
+        self._now = now
         self._commands = commands
         self._line = line
         self._out_of_service = out_of_service
@@ -107,9 +116,10 @@ class Executor:
     async def _drain(self, command: Command) -> str:
         server = self._server(command)
         reason = _text(command, "reason") or "maintenance"
+        forced = self.forced(command)
         if not await self._out_of_service.begin("server", server, reason, command.asked_by):
             raise Refused(f"{server} is drained already.")
-        await self._note(f"{server} is drained: {reason}", command, server=server)
+        await self._note(f"{server} is drained: {reason}{forced}", command, server=server)
         held = sum(lease.server == server for lease in await self._keeper.leases.live())
         return f"{server} gets no new sessions; {held} still run there."
 
@@ -124,9 +134,10 @@ class Executor:
     async def _exclude(self, command: Command) -> str:
         gpu = self._gpu(command)
         reason = _text(command, "reason") or "excluded"
+        forced = self.forced(command)
         if not await self._out_of_service.begin("gpu", gpu, reason, command.asked_by):
             raise Refused("This GPU is out of service already.")
-        await self._note(f"a GPU is excluded: {reason}", command, gpu_uuid=gpu)
+        await self._note(f"a GPU is excluded: {reason}{forced}", command, gpu_uuid=gpu)
         return "The GPU gets no new sessions."
 
     async def _include(self, command: Command) -> str:
@@ -176,6 +187,21 @@ class Executor:
         await self._events.note("ticket", f"moved to the front of the line by {command.asked_by}", user=ticket.user)
         self._wake_line()
         return f"{ticket.user} is next in line."
+
+    def forced(self, command: Command) -> str:
+        """Return what to record of a request that is forced in the quiet hours; empty outside of them.
+
+        Raises
+        ------
+        Refused
+            In the quiet hours, when it is not forced.
+        """
+        why = quiet_words(self.quiet, self._now())
+        if why and command.arguments.get("force") is not True:
+            raise Refused(
+                f"{why} Nothing was changed. Wait until then, or do it at the shell with --force, which is recorded."
+            )
+        return ", forced in the quiet hours" if why else ""
 
     def _server(self, command: Command) -> str:
         server = _text(command, "server")

@@ -80,6 +80,7 @@ class Runtime:
             api,
             self.line_keeper.wake,
             self.fleet,
+            settings.quiet,
         )
         self._policy = policy_from(settings)
         self._sessions = Sessions(database, self.fleet, IdleTracker(), self.line, self.events, api, self._policy)

@@ -211,13 +211,13 @@ def test_line_shows_who_waits_and_says_when_nobody_does(hub, capsys):
 def test_drain_and_exclude_ask_the_hub_and_print_its_words(hub, executor, simulator, capsys):
     assert main(["drain", "gpu01", "--reason", "new fans"]) == 0
     assert main(["undrain", "gpu01"]) == 0
-    assert main(["exclude", "gpu01:5"]) == 0
+    assert main(["exclude", "gpu01:5", "--force"]) == 0
     assert main(["include", "GPU-abc"]) == 0
     uuid = simulator.gpus()[5].uuid
     assert executor == [
-        ("drain", {"server": "gpu01", "reason": "new fans"}),
+        ("drain", {"server": "gpu01", "reason": "new fans", "force": False}),
         ("undrain", {"server": "gpu01"}),
-        ("exclude", {"gpu_uuid": uuid, "reason": "excluded"}),
+        ("exclude", {"gpu_uuid": uuid, "reason": "excluded", "force": True}),
         ("include", {"gpu_uuid": "GPU-abc"}),
     ]
     assert capsys.readouterr().out == "drain is done.\nundrain is done.\nexclude is done.\ninclude is done.\n"
