@@ -177,3 +177,24 @@ class EventRow(Base):
     gpu_uuid: Mapped[str | None] = mapped_column(String(64))
     lease_id: Mapped[str | None] = mapped_column(String(32))
     text: Mapped[str] = mapped_column(Text)
+
+
+class ImageRow(Base):
+    """A version of a student image that was published to the registry. Rows are never deleted."""
+
+    __tablename__ = "image"
+    id: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=True)
+    name: Mapped[str] = mapped_column(String(255))
+    """As the settings call it, such as idl-hub/student:latest."""
+    digest: Mapped[str] = mapped_column(String(80))
+    layers: Mapped[str] = mapped_column(Text)
+    """JSON: first digits of each layer's digest -> its packed size in bytes."""
+    created_at: Mapped[float] = mapped_column(Float)
+    published_at: Mapped[float] = mapped_column(Float)
+    published_by: Mapped[str] = mapped_column(String(255))
+    offered_at: Mapped[float | None] = mapped_column(Float)
+    """When students' new servers last began to run it. The newest that is not withdrawn is what they run now."""
+    withdrawn_at: Mapped[float | None] = mapped_column(Float)
+    removed_at: Mapped[float | None] = mapped_column(Float)
+    """When it was taken out of the registry."""
+    __table_args__ = (Index("image_once", "name", "digest", unique=True),)
