@@ -17,9 +17,8 @@ from idl_hub.login import AccountNamesMixin, DemoAuthenticator
 from idl_hub.people import CUSTOM_SCOPES, GROUPS, HELPER, ROLES, SERVER_TOKEN_SCOPES, demo_people
 from idl_hub.settings import Settings, SettingsError
 from idl_hub.spawners import GPUDockerSpawner, GPUProcessSpawner, GPUSpawnerMixin
-from idl_hub.spawners.engine import Engine
+from idl_hub.spawners.hosts import make_host, this_machine
 from idl_hub.spawners.hub_api import HubAPI
-from idl_hub.spawners.process import LocalProcesses
 from idl_hub.spawners.runtime import Runtime
 from idl_hub.tokens import service_token
 from idl_hub.web import service as web_service
@@ -119,7 +118,8 @@ def _spawner(c: Any, settings: Settings) -> None:
     wanted = settings.spawner
     c.Spawner.start_timeout = wanted.start_timeout_seconds
     # Outlasts the grace time of poll() at a hub's start, or JupyterHub would stop a server that is only busy.
-    c.Spawner.http_timeout = wanted.restart_grace_seconds + _HTTP_TIMEOUT_SECONDS
+    grace_seconds = max(wanted.restart_grace_seconds, wanted.server_lost_minutes * 60 if settings.servers else 0)
+    c.Spawner.http_timeout = round(grace_seconds) + _HTTP_TIMEOUT_SECONDS
     c.Spawner.default_url = "/lab"
     c.Spawner.mem_limit = wanted.memory_limit
     c.Spawner.cpu_limit = wanted.cpu_limit
@@ -137,10 +137,11 @@ def _spawner(c: Any, settings: Settings) -> None:
         c.GPUDockerSpawner.prefix = "idlhub"
         c.GPUDockerSpawner.network_name = wanted.network
         c.GPUDockerSpawner.use_internal_ip = False
-        c.GPUDockerSpawner.host_ip = "127.0.0.1"
-        c.GPUDockerSpawner.volumes = {wanted.home_volume: _HOME_IN_CONTAINER}
+        if settings.homes.directory is None:
+            c.GPUDockerSpawner.volumes = {wanted.home_volume: _HOME_IN_CONTAINER}
         c.GPUDockerSpawner.pids_limit = wanted.pids_limit
         c.GPUDockerSpawner.shm_size = wanted.shared_memory
+        c.GPUDockerSpawner.temporary_space = wanted.temporary_space
         c.GPUDockerSpawner.cpu_shares = int(wanted.cpu_guarantee * 1024)
         c.GPUDockerSpawner.simulator_state = simulator_state
     else:
@@ -190,22 +191,7 @@ def _runtime_ended(task: asyncio.Task[None]) -> None:
 
 
 def _hosts(settings: Settings) -> dict[str, Host]:
-    name, wanted = settings.gpus.server_name, settings.spawner
-    if wanted.kind == "process":
-        names = [server.name for server in settings.servers] or [name]
-        return {name: LocalProcesses(name, wanted.stop_timeout_seconds) for name in names}
-    if settings.servers:
-        raise SettingsError(
-            "servers is not empty; allowed: none with spawner.kind docker, which has one engine, that of this machine"
-        )
-    engine = Engine(
-        name,
-        wanted.engine_url,
-        threads=wanted.engine_threads,
-        timeout_seconds=wanted.call_timeout_seconds,
-        stop_timeout_seconds=wanted.stop_timeout_seconds,
-    )
-    return {name: engine}
+    return {server.name: make_host(server, settings.spawner) for server in settings.servers or [this_machine(settings)]}
 
 
 def _url(address: str, port: int) -> str:

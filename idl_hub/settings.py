@@ -42,6 +42,12 @@ def _with_user_name(volume: str) -> str:
     return volume
 
 
+def _socket(url: str) -> str:
+    if not re.fullmatch(r"unix:///[^\s]+", url):
+        raise ValueError("a socket such as unix:///var/run/docker.sock; engines elsewhere are named in servers")
+    return url
+
+
 def _origin(url: str) -> str:
     if url and not re.fullmatch(r"https?://[a-z0-9]([a-z0-9.-]*[a-z0-9])?(:\d{1,5})?", url):
         raise ValueError("an address without a path, such as https://hub.example.org, or nothing")
@@ -160,7 +166,9 @@ class SpawnerSettings(Section):
         "{username} is the account's name.",
     )
     network: str = Field("idlhub", min_length=1, description="Docker network of students' containers.")
-    engine_url: str = Field("unix:///var/run/docker.sock", description="Address of the Docker engine.")
+    engine_url: Annotated[str, AfterValidator(_socket)] = Field(
+        "unix:///var/run/docker.sock", description="Address of this machine's Docker engine, when there are no servers."
+    )
     cpu_guarantee: float = Field(
         2.5, ge=0.01, le=256, description="CPU cores a session gets when all are busy; idle cores are anybody's."
     )

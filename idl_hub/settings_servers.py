@@ -126,6 +126,13 @@ class ServerSettings(Section):
     )
 
 
+Kept = Literal["hours", "days", "weeks"]
+
+
+def _kept() -> dict[Kept, int]:
+    return {"hours": 48, "days": 14, "weeks": 8}
+
+
 class HomeSettings(Section):
     """Where students' files lie."""
 
@@ -142,8 +149,8 @@ class HomeSettings(Section):
     snapshots: Folder = Field(
         None, description="Folder of the hourly copies of all homes, mounted like the homes; when left out, none."
     )
-    snapshots_kept: dict[Literal["hours", "days", "weeks"], Annotated[int, Field(ge=0, le=400)]] = Field(
-        default_factory=lambda: {"hours": 48, "days": 14, "weeks": 8},
+    snapshots_kept: dict[Kept, Annotated[int, Field(ge=0, le=400)]] = Field(
+        default_factory=_kept,
         description="How many hourly, daily and weekly copies are kept.",
     )
 

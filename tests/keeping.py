@@ -13,11 +13,11 @@ from parts import NOW, card, server
 from idl_hub.db import Database
 from idl_hub.gpus.leases import Lease, Leases, Phase
 from idl_hub.gpus.placement import Rules, choose
-from idl_hub.spawners.host import HostError, Unit
+from idl_hub.spawners.host import Change, HostError, Unit
 from idl_hub.spawners.keeper import Keeper
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import AsyncIterator, Callable, Mapping
 
     from sqlalchemy.orm import Session
 
@@ -116,6 +116,14 @@ class FakeHost:
         if self.name not in self.engines.slow:
             self.engines.work_on(call)
         return await asyncio.shield(answer)
+
+    async def ping(self) -> None:
+        if self.name in self.engines.silent:
+            raise HostError("no connection")
+
+    async def changes(self) -> AsyncIterator[Change]:
+        yield Change("connected")
+        await asyncio.get_running_loop().create_future()
 
     async def create(self, lease: Lease, hub_id: str) -> str:
         unit_id: str = await self._call(lambda: self.engines.add(self.name, lease, hub_id), lease.id)
@@ -217,7 +225,7 @@ class Hub:
         self.sessions[got.id] = got
 
     def _choose(self, holders: Mapping[str, str], gpu_count: int) -> Any:
-        names = sorted(self.keeper.listed_hosts)
+        names = sorted(self.keeper.answering)
         cards = {name: [card(n, uuid=f"{name}-{n}") for n in range(GPUS_OF_HOST)] for name in names}
         readings = [server(*cards[name], name=name) for name in names]
         return choose(readings, {**self.keeper.strangers, **holders}, gpu_count, Rules(), NOW)

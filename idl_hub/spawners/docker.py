@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from docker.errors import APIError, ImageNotFound, NotFound
-from docker.types import DeviceRequest
+from docker.types import DeviceRequest, LogConfig, Ulimit
 from dockerspawner import DockerSpawner
 from traitlets import Bool, Integer, Unicode, default
 
 from idl_hub.db.accounts import hub_name
 from idl_hub.gpus.leases import Phase
+from idl_hub.homes.mounts import home_mounts
 from idl_hub.spawners.engine import GPUS_LABEL, HUB_LABEL, LEASE_LABEL, USER_LABEL, Engine
 from idl_hub.spawners.gpu import GPUSpawnerMixin
 from idl_hub.spawners.host import HostError
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 _PULL_TIMEOUT_SECONDS = 1800
 _SIMULATOR_IN_IMAGE = "/opt/idl_hub/simulator"
 _SIMULATOR_STATE_IN_CONTAINER = "/run/idl_hub/simulator"
+_RUNTIME_IN_IMAGE = "/var/local/idl_hub"
+"""Where the student image keeps databases and what runs: not in the home, which may be NFS."""
+_RUNTIME_SPACE_BYTES = 128 * 2**20
 
 
 class GPUDockerSpawner(GPUSpawnerMixin, DockerSpawner):
@@ -38,6 +42,21 @@ class GPUDockerSpawner(GPUSpawnerMixin, DockerSpawner):
     cpu_shares = Integer(
         2560, min=2, config=True, help="CPU shares of a container: 1024 for each core it gets when all are busy."
     )
+    read_only = Bool(
+        True,
+        config=True,
+        help="The container's own files cannot be written, so nobody fills the server's disk with them. What is "
+        "temporary lies in memory: /tmp, and the small files of Jupyter in /var/local/idl_hub. "
+        "An image that must write elsewhere gets a place with extra_host_config, such as "
+        '{"tmpfs": {"/run": "size=16m"}}. Off: all of it lies on the server\'s disk, without a limit.',
+    )
+    temporary_space = Integer(
+        8 * 2**30,
+        min=2**20,
+        config=True,
+        help="Size of /tmp in bytes; it lies in memory and counts as such, so it is never more than half of mem_limit.",
+    )
+    open_files = Integer(65536, min=1024, config=True, help="Files that a process in a container may have open.")
     unprivileged = Bool(
         True,
         config=True,
@@ -46,6 +65,10 @@ class GPUDockerSpawner(GPUSpawnerMixin, DockerSpawner):
     simulator_state = Unicode(
         "", config=True, help="State file of the simulated cards; its folder is mounted read-only. Empty: real cards."
     )
+
+    @default("host_ip")
+    def _address_of_the_server(self) -> str:
+        return ""  # its own one, which is known when the lease is
 
     @default("name_template")
     def _name_with_lease(self) -> str:
@@ -165,6 +188,8 @@ class GPUDockerSpawner(GPUSpawnerMixin, DockerSpawner):
         host_config = self._host_config()
         _lay_over(host_config, await self._configured(self.extra_host_config))
         host_config.setdefault("network_mode", self.network_name)
+        # What a container writes to its log stays small as well, whatever else is asked of the logs.
+        host_config.setdefault("log_config", LogConfig(type="json-file", config={"max-size": "5m", "max-file": "2"}))
         create["host_config"] = self.client.create_host_config(**host_config)
         return await self.docker("create_container", **create)
 
@@ -187,7 +212,7 @@ class GPUDockerSpawner(GPUSpawnerMixin, DockerSpawner):
     def _host_config(self) -> dict[str, Any]:
         config: dict[str, Any] = {
             "binds": self.volume_binds,
-            "mounts": self.mount_binds,
+            "mounts": [*self.mount_binds, *home_mounts(self.runtime.settings.homes, self.user.name)],
             "links": self.links,
             "init": True,
             "pids_limit": self.pids_limit,
@@ -196,8 +221,14 @@ class GPUDockerSpawner(GPUSpawnerMixin, DockerSpawner):
             # Without swap of its own a session that outgrows its memory ends, and does not grind the server down.
             "mem_limit": self.mem_limit,
             "memswap_limit": self.mem_limit,
-            "port_bindings": {} if self.use_internal_ip else {self.port: (self.host_ip,)},
+            "port_bindings": {} if self.use_internal_ip else {self.port: (self.host_ip or self.engine.address,)},
+            "ulimits": [
+                Ulimit(name="core", soft=0, hard=0),
+                Ulimit(name="nofile", soft=self.open_files, hard=self.open_files),
+            ],
         }
+        if self.read_only:
+            config |= {"read_only": True, "tmpfs": self._places_in_memory()}
         if self.unprivileged:
             config |= {"cap_drop": ["ALL"], "security_opt": ["no-new-privileges"]}
         if self.cpu_limit is not None:
@@ -212,6 +243,14 @@ class GPUDockerSpawner(GPUSpawnerMixin, DockerSpawner):
             config["device_requests"] = [DeviceRequest(device_ids=uuids, capabilities=[["gpu"]])]
         return config
 
+    def _places_in_memory(self) -> dict[str, str]:
+        half = self.mem_limit // 2 if self.mem_limit else self.temporary_space
+        return {
+            # Programs may be run from it: pip and TensorFlow build there.
+            "/tmp": f"exec,mode=1777,size={min(self.temporary_space, half)}",  # noqa: S108 - the container's own
+            _RUNTIME_IN_IMAGE: f"mode=1777,size={_RUNTIME_SPACE_BYTES}",
+        }
+
     def get_env(self) -> dict[str, str]:
         """Return the environment, with the way to the simulated cards where there are no real ones."""
         env: dict[str, str] = super().get_env()
@@ -223,9 +262,13 @@ class GPUDockerSpawner(GPUSpawnerMixin, DockerSpawner):
     # -- while it runs ------------------------------------------------------------------------------------
 
     async def is_running(self, lease: Lease) -> bool:
-        """Ask the engine for our container by id; a paused one runs."""
+        """Say what was last heard of our container, or else ask the engine for it by id; a paused one runs."""
         host = self.host(lease)
-        found = await host.inspect(self.object_id, lease.id) if isinstance(host, Engine) and self.object_id else None
+        if not isinstance(host, Engine) or not self.object_id:
+            return False
+        if host.runs(self.object_id):
+            return True
+        found = await host.inspect(self.object_id, lease.id)
         return bool(found and found["State"]["Running"])
 
     async def last_words(self, lease: Lease) -> str:

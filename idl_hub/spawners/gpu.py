@@ -31,6 +31,7 @@ _ASK_EVERY_SHARE = 0.05
 _ASK_TIMEOUT_SECONDS = 5
 _LOOK_EVERY_SECONDS = 1.0
 _OWN_CLEANUP_SECONDS = 60
+_MOST_SERVERS = 5
 
 
 class GPUSpawnerMixin(Spawner):
@@ -68,7 +69,7 @@ class GPUSpawnerMixin(Spawner):
         self._progress = progress = Progress()
         lease: Lease | None = None
         try:
-            lease = self.lease = await self._reserve()
+            lease = self.lease = await self._reserve_where_it_answers()
             address = await self.launch(lease)
             progress.say(60, "JupyterLab is starting")
             await self._wait_until_answering(lease, address)
@@ -108,6 +109,21 @@ class GPUSpawnerMixin(Spawner):
             raise Refusal(
                 "Your server was stopped while it was starting. Start it again when you like.", "stopped", 409
             )
+
+    async def _reserve_where_it_answers(self) -> Lease:
+        """Reserve; when the server does not answer, nothing was made there yet, so another one is looked for."""
+        keeper = self.runtime.keeper
+        for _ in range(_MOST_SERVERS):
+            lease = await self._reserve()
+            try:
+                if await keeper.answers(lease.server):
+                    return lease
+            except BaseException as error:
+                self.runtime.give_up_start(lease, error)
+                raise
+            self.say(10, f"{lease.server} does not answer; looking elsewhere")
+            await keeper.end_unused(lease, f"{lease.server} did not answer")
+        raise self._no_server()
 
     async def _reserve(self) -> Lease:
         """Return a committed lease, or raise `Refusal` with what the student should know."""

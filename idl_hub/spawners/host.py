@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
 
 
 class HostError(Exception):
@@ -25,13 +28,31 @@ class Unit:
     ending: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What happened on a host: it was connected to, or a unit of a lease started, ended or ran out of memory.
+
+    After ``connected`` a look is due, since what happened before is not told.
+    """
+
+    kind: Literal["connected", "start", "die", "oom"]
+    unit_id: str = ""
+    lease_id: str = ""
+
+
 class Host(Protocol):
     """A place where sessions run. Every call raises `HostError` when there is no answer within its deadline."""
 
     name: str
 
+    async def ping(self) -> None:
+        """Return when the host answers, which takes seconds at most."""
+
     async def units(self) -> tuple[Unit, ...]:
         """List everything that carries the label of a lease, running or not."""
+
+    def changes(self) -> AsyncIterator[Change]:
+        """Tell what happens, from now on, until the connection is lost; raises `HostError` then."""
 
     async def remove(self, unit_id: str, lease_id: str) -> None:
         """End the unit if it carries this lease's label, and return when it is gone; gone already is fine."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -17,10 +18,13 @@ from idl_hub.gpus.leases import Lease, Leases, Phase
 from idl_hub.spawners.host import Host, HostError, Unit
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
+    from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping
     from typing import Any
 
 log = logging.getLogger("idl_hub.keeper")
+_SOON_SECONDS = 0.5
+_SILENT_SECONDS = 2
+_LISTEN_AGAIN_SECONDS = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +78,40 @@ def verdicts(
     return found
 
 
+@dataclass(frozen=True, slots=True)
+class Silence:
+    """Since when a host does not answer, in seconds since 1970, and why, in words."""
+
+    since: float
+    why: str
+
+
+class _Looked:
+    """What came of the looks at one host."""
+
+    def __init__(self) -> None:
+        self.since_start = asyncio.Event()
+        self.due = asyncio.Event()
+        self.fault = ""
+        self.silent_since = 0.0
+
+    def failed(self, name: str, error: HostError) -> None:
+        if not self.fault:
+            log.warning("%s does not answer; its sessions are left as they are: %s", name, error)
+            self.silent_since = time.time()
+        self.fault = str(error)
+
+    def succeeded(self, name: str) -> None:
+        if self.fault:
+            log.info("%s answers again", name)
+        self.fault = ""
+        self.since_start.set()
+
+
+async def _say_nothing(_server: str, _lease_id: str) -> None:
+    pass
+
+
 class Keeper:
     """One per hub, alive as long as its loop.
 
@@ -85,10 +123,13 @@ class Keeper:
 
     def __init__(self, leases: Leases, hosts: Mapping[str, Host], hub_id: str, interval_seconds: float = 15) -> None:
         self.leases = leases
-        self.hosts = hosts
+        self.hosts = dict(hosts)
         self.hub_id = hub_id
         self._interval_seconds = interval_seconds
-        self._listed = {name: asyncio.Event() for name in hosts}
+        self._looked: dict[str, _Looked] = {name: _Looked() for name in hosts}
+        self._watches: dict[str, asyncio.Task[None]] = {}
+        self._retired: set[str] = set()
+        self._ended: asyncio.Future[None] | None = None
         self._orphans: dict[str, tuple[Orphan, ...]] = dict.fromkeys(hosts, ())
         self._in_hand: set[str] = set()
         self._looks: dict[object, set[str]] = {}
@@ -99,40 +140,89 @@ class Keeper:
         self._tasks: set[asyncio.Task[Any]] = set()
         self.on_freed: Callable[[], None] = lambda: None
         """Called after a lease has ended."""
+        self.on_out_of_memory: Callable[[str, str], Awaitable[None]] = _say_nothing
+        """Called with host and lease when a program of a session was killed for memory."""
 
     async def run(self) -> None:
         """Look after all hosts until cancelled."""
+        self._ended = asyncio.get_running_loop().create_future()
         try:
-            await asyncio.gather(*(self._watch(name) for name in self.hosts))
+            for name in self.hosts:
+                self._watches[name] = asyncio.create_task(self._watch(name))
+            await self._ended
         finally:
-            for task in self._tasks:
+            self._ended = None
+            for task in [*self._watches.values(), *self._tasks]:
                 task.cancel()
 
+    def join(self, host: Host) -> None:
+        """Look after one more host; it gets sessions once its containers were listed.
+
+        Raises
+        ------
+        ValueError
+            When a host of this name is there.
+        """
+        if host.name in self.hosts:
+            raise ValueError(f"{host.name} is there already")
+        self.hosts[host.name] = host
+        self._looked[host.name] = _Looked()
+        self._orphans[host.name] = ()
+        if self._ended is not None:
+            self._watches[host.name] = asyncio.create_task(self._watch(host.name))
+
+    def retire(self, name: str) -> None:
+        """Give a host no more sessions; those it has go on and are looked after."""
+        self._retired.add(name)
+
+    def leave(self, name: str) -> None:
+        """Let go of a host at once; leases there stay as they are and find it again when it joins again."""
+        if name in self._watches:
+            self._watches.pop(name).cancel()
+        host = self.hosts.pop(name)
+        del self._looked[name], self._orphans[name]
+        self._retired.discard(name)
+        host.close()
+
     async def _watch(self, name: str) -> None:
-        silent = False
+        """Look at a host time and again, and at once when it says that something ended."""
+        async with asyncio.TaskGroup() as parts:
+            parts.create_task(self._look_again_and_again(name))
+            parts.create_task(self._listen(name))
+
+    async def _look_again_and_again(self, name: str) -> None:
+        looked = self._looked[name]
         while True:
+            looked.due.clear()
             try:
                 await self.look(name)
             except HostError as error:
-                if not silent:
-                    log.warning("%s does not answer; its sessions are left as they are: %s", name, error)
-                silent = True
+                looked.failed(name, error)
             except Exception:  # the watch must outlive any fault, and say it
                 log.exception("Looking after %s failed; trying again", name)
-            else:
-                if silent:
-                    log.info("%s answers again", name)
-                silent = False
-            # Right after a start the hub asks soon again; later the interval is enough.
-            await self._pause(self._interval_seconds if self._listed[name].is_set() else 0.5)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._seconds_to_next(looked)):
+                    await looked.due.wait()
 
-    async def _pause(self, seconds: float) -> None:
-        """Wait; no longer than until JupyterHub is up, for then cut-off starts can be told."""
-        if self._hub_is_up.is_set():
-            await asyncio.sleep(seconds)
-            return
-        with suppress(TimeoutError):
-            await asyncio.wait_for(self._hub_is_up.wait(), seconds)
+    def _seconds_to_next(self, looked: _Looked) -> float:
+        if not looked.since_start.is_set():
+            return _SOON_SECONDS  # right after a start people wait for the first look
+        return min(self._interval_seconds, _SILENT_SECONDS) if looked.fault else self._interval_seconds
+
+    async def _listen(self, name: str) -> None:
+        """Look at once when the host says that something of ours ended, or when it is heard again."""
+        while True:
+            try:
+                async for change in self.hosts[name].changes():
+                    if change.kind == "oom":
+                        await self.on_out_of_memory(name, change.lease_id)
+                    elif change.kind != "start":
+                        self._looked[name].due.set()
+            except HostError as error:
+                log.info("%s: %s Trying again", name, error)
+            except Exception:  # the watch must outlive any fault, and say it
+                log.exception("Listening to %s failed; trying again", name)
+            await asyncio.sleep(_LISTEN_AGAIN_SECONDS)
 
     async def look(self, name: str) -> None:
         """Compare one host's leases with what runs there, once, and begin the clean-ups that follow."""
@@ -149,7 +239,8 @@ class Keeper:
         # A live lease of any host counts: its server may have been renamed in the settings.
         unexplained = [unit for unit in units if unit.lease_id not in touched | {lease.id for lease in live}]
         await self._judge_strangers(name, unexplained)
-        self._listed[name].set()
+        if name in self._looked:  # it may have left meanwhile
+            self._looked[name].succeeded(name)
 
     async def _adopt(self, name: str, live: Iterable[Lease], units: Iterable[Unit]) -> None:
         """Move leases here whose server is not in the settings but whose container runs here: it was renamed."""
@@ -171,6 +262,8 @@ class Keeper:
                 self._remove_soon(name, unit)
             if unit.running:
                 orphans.append(Orphan(name, unit, who, ours_ended))
+        if name not in self.hosts:
+            return
         if tuple(orphans) != self._orphans[name]:
             said = ", ".join(f"{orphan.unit.id[:12]} ({orphan.who})" for orphan in orphans)
             log.warning("%s: containers that no lease explains: %s", name, said or "none any more")
@@ -212,15 +305,37 @@ class Keeper:
         """Wait until the host's containers were listed once since the hub started; False when that took too long."""
         try:
             async with asyncio.timeout(timeout_seconds):
-                await self._listed[name].wait()
+                await self._looked[name].since_start.wait()
         except TimeoutError:
             return False
         return True
 
     @property
-    def listed_hosts(self) -> frozenset[str]:
-        """Hosts whose containers have been listed since the hub started; only these may get new sessions."""
-        return frozenset(name for name, event in self._listed.items() if event.is_set())
+    def answering(self) -> frozenset[str]:
+        """Hosts that answer, and whose containers have been listed since the hub started; only these get sessions."""
+        return frozenset(
+            name
+            for name, looked in self._looked.items()
+            if looked.since_start.is_set() and not looked.fault and name not in self._retired
+        )
+
+    def silence(self, name: str) -> Silence | None:
+        """Return since when and why a host does not answer; None when it does, or is not known."""
+        looked = self._looked.get(name)
+        return Silence(looked.silent_since, looked.fault) if looked and looked.fault else None
+
+    async def answers(self, name: str) -> bool:
+        """Ask a host whether it answers now; one that does not gets no session until it was looked at again."""
+        try:
+            await self.hosts[name].ping()
+        except HostError as error:
+            if name in self._looked:
+                self._looked[name].failed(name, error)
+                self._looked[name].due.set()
+            return False
+        except KeyError:
+            return False
+        return True
 
     def take_in_hand(self, lease_id: str) -> None:
         """Leave this lease to the caller until `claim`, `let_go` or `give_back_soon`; call before it is committed."""
@@ -250,6 +365,8 @@ class Keeper:
     def hub_is_up(self) -> None:
         """Note that JupyterHub has loaded its servers: a running lease it did not claim is a cut-off start."""
         self._hub_is_up.set()
+        for looked in self._looked.values():
+            looked.due.set()
 
     def give_back_soon(self, lease: Lease, why: str) -> asyncio.Task[None]:
         """Begin to end a lease; the returned task may be awaited or left alone. Asking twice is one task."""
@@ -258,6 +375,12 @@ class Keeper:
             self._cleaning[lease.id] = task
             task.add_done_callback(lambda _: self._cleaning.pop(lease.id, None))
         return self._cleaning[lease.id]
+
+    async def end_unused(self, lease: Lease, why: str) -> None:
+        """End a lease for which nothing was made on its host."""
+        await self.leases.end(lease.id, why)
+        self.let_go(lease.id)
+        self.on_freed()
 
     async def cleaned(self, user: str, server_name: str, timeout_seconds: float) -> bool:
         """Wait until earlier sessions of this user's server are cleaned up; False when that took too long."""

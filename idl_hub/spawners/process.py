@@ -15,11 +15,11 @@ from traitlets import Unicode
 
 from idl_hub.gpus.leases import Phase
 from idl_hub.spawners.gpu import GPUSpawnerMixin
-from idl_hub.spawners.host import HostError, Unit
+from idl_hub.spawners.host import Change, HostError, Unit
 from idl_hub.spawners.refusal import Refusal
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import AsyncIterator, Iterator
 
     from idl_hub.gpus.leases import Lease
 
@@ -36,6 +36,14 @@ class LocalProcesses:
     def __init__(self, name: str, stop_timeout_seconds: float = 10) -> None:
         self.name = name
         self._stop_timeout_seconds = stop_timeout_seconds
+
+    async def ping(self) -> None:
+        """Return at once: this machine answers."""
+
+    async def changes(self) -> AsyncIterator[Change]:
+        """Tell nothing: processes are looked at, they do not speak."""
+        yield Change("connected")
+        await asyncio.get_running_loop().create_future()
 
     async def units(self) -> tuple[Unit, ...]:
         """List the leases that have a process."""

@@ -124,7 +124,7 @@ class Runtime:
         if not self.fleet.servers():
             # Without readings no GPU is given out, but a session without GPU starts.
             await self.fleet.wait_first(_FIRST_READING_SECONDS)
-        return bool(self.keeper.listed_hosts)
+        return bool(self.keeper.answering)
 
     async def holders(self) -> dict[str, str]:
         """Return GPU UUID -> who holds it: leases, and containers that no lease explains."""
@@ -132,7 +132,7 @@ class Runtime:
         return self.keeper.strangers | leased
 
     def _choose(self, holders: Mapping[str, str], gpu_count: int, wish: Wish = NO_WISH) -> Choice | NoGPU:
-        return self.fleet.choose({**self.keeper.strangers, **holders}, gpu_count, self.keeper.listed_hosts, wish)
+        return self.fleet.choose({**self.keeper.strangers, **holders}, gpu_count, self.keeper.answering, wish)
 
     async def _show_what_admins_must_see(self) -> None:
         """Write down which GPUs are sick and which hold orphans, for the pages and for the next start."""

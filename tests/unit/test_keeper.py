@@ -147,7 +147,7 @@ async def test_what_an_ended_lease_left_is_removed_and_holds_its_gpu_until_it_is
     await answer(room, "gpu1")
     await looking
     assert room.keeper.strangers == {"GPU-0": "an ended session that is being removed"}
-    assert room.keeper.listed_hosts == {"gpu1"}
+    assert room.keeper.answering == {"gpu1"}
     await answer(room, "gpu1")
     room.engines.slow.clear()
     await room.finish()
@@ -168,7 +168,7 @@ async def test_a_leftover_that_cannot_be_removed_does_not_keep_others_from_start
     room.hosts["gpu1"].remove = stuck  # type: ignore[method-assign]
     for _ in range(2):
         await room.look()
-    assert room.keeper.listed_hosts == {"gpu1"}
+    assert room.keeper.answering == {"gpu1"}
     assert room.keeper.strangers == {"GPU-0": "an ended session that is being removed"}
     assert "the next look at gpu1 tries again: device or resource busy" in caplog.text
 
@@ -340,7 +340,7 @@ async def test_whoever_waits_for_the_first_list_is_told_when_it_came_or_that_it_
     waiting = asyncio.ensure_future(room.keeper.listed("gpu1", 20))
     await room.look()
     assert await waiting
-    assert room.keeper.listed_hosts == {"gpu1"}
+    assert room.keeper.answering == {"gpu1"}
 
 
 async def test_a_student_waits_for_the_clean_up_of_the_same_server_only(room: Room) -> None:
