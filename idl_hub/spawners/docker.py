@@ -56,7 +56,6 @@ class GPUDockerSpawner(GPUSpawnerMixin, DockerSpawner):
         config=True,
         help="Size of /tmp in bytes; it lies in memory and counts as such, so it is never more than half of mem_limit.",
     )
-    open_files = Integer(65536, min=1024, config=True, help="Files that a process in a container may have open.")
     unprivileged = Bool(
         True,
         config=True,
@@ -222,10 +221,8 @@ class GPUDockerSpawner(GPUSpawnerMixin, DockerSpawner):
             "mem_limit": self.mem_limit,
             "memswap_limit": self.mem_limit,
             "port_bindings": {} if self.use_internal_ip else {self.port: (self.host_ip or self.engine.address,)},
-            "ulimits": [
-                Ulimit(name="core", soft=0, hard=0),
-                Ulimit(name="nofile", soft=self.open_files, hard=self.open_files),
-            ],
+            # A core dump of a network that died would be as large as the session.
+            "ulimits": [Ulimit(name="core", soft=0, hard=0)],
         }
         if self.read_only:
             config |= {"read_only": True, "tmpfs": self._places_in_memory()}
