@@ -1,4 +1,4 @@
-"""The base image: Debian 12, pulled where a registry answers, else made from Debian's packages."""
+"""The base images: Debian 12 (or another), pulled where a registry answers, else made from Debian's packages."""
 
 from __future__ import annotations
 
@@ -14,44 +14,45 @@ from .steps import run_step
 if TYPE_CHECKING:
     from .engine import Engine
 
-NAME = "idl-hub/base:bookworm"
-PULLED = "debian:bookworm-slim"
+SUITE = "bookworm"
+NAME = f"idl-hub/base:{SUITE}"
 PULL_SECONDS = 60.0
 INSTALL_SECONDS = 600.0
 DEBOOTSTRAP_SECONDS = 900.0
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 
 
-def ensure(engine: Engine, *, fresh: bool) -> str:
+def ensure(engine: Engine, *, fresh: bool, suite: str = SUITE) -> str:
     """Return the base image's id; get it when it is missing or ``fresh`` asks for a new one."""
-    known = engine.image_id(NAME)
+    name = f"idl-hub/base:{suite}"
+    known = engine.image_id(name)
     if known and not fresh:
         return known
-    if not _pull(engine):
-        _make(engine)
-    made = engine.image_id(NAME)
+    if not _pull(engine, f"debian:{suite}-slim", name):
+        _make(engine, suite, name)
+    made = engine.image_id(name)
     if not made:
-        raise ImageError(f"The base image {NAME} is gone right after it was made. Does something remove images?")
+        raise ImageError(f"The base image {name} is gone right after it was made. Does something remove images?")
     return made
 
 
-def _pull(engine: Engine) -> bool:
+def _pull(engine: Engine, pulled: str, name: str) -> bool:
     try:
         run_step(
             engine.reporter,
-            f"Pull {PULLED}",
-            [engine.docker, "pull", PULLED],
+            f"Pull {pulled}",
+            [engine.docker, "pull", pulled],
             deadline_seconds=PULL_SECONDS,
         )
     except ImageError:
-        engine.reporter.say(f"  Pull {PULLED}: no registry answered; it is made from Debian's packages instead")
+        engine.reporter.say(f"  Pull {pulled}: no registry answered; it is made from Debian's packages instead")
         return False
-    engine.tag(PULLED, NAME)
+    engine.tag(pulled, name)
     return True
 
 
-def _make(engine: Engine) -> None:
-    _install_mmdebstrap(engine)
+def _make(engine: Engine, suite: str, name: str) -> None:
+    _install_mmdebstrap(engine, name)
     with tempfile.TemporaryDirectory(prefix="idl-hub-base-") as folder:
         archive = Path(folder) / "base.tar"
         run_step(
@@ -65,7 +66,7 @@ def _make(engine: Engine) -> None:
                 "--dpkgopt=path-exclude=/usr/share/locale/*",
                 # Debian's own keys, also where the host is no Debian.
                 f"--keyring={KEYRING}",
-                "bookworm",
+                suite,
                 str(archive),
             ],
             deadline_seconds=DEBOOTSTRAP_SECONDS,
@@ -73,18 +74,18 @@ def _make(engine: Engine) -> None:
         run_step(
             engine.reporter,
             "Import the base image",
-            [engine.docker, "import", "--change", 'CMD ["bash"]', str(archive), NAME],
+            [engine.docker, "import", "--change", 'CMD ["bash"]', str(archive), name],
             deadline_seconds=INSTALL_SECONDS,
         )
 
 
-def _install_mmdebstrap(engine: Engine) -> None:
+def _install_mmdebstrap(engine: Engine, name: str) -> None:
     if shutil.which("mmdebstrap") and KEYRING.exists():
         return
     if not shutil.which("apt-get"):
         raise ImageError(
             "The base image can neither be pulled (no registry answered) nor made (mmdebstrap is missing, "
-            f"and without apt it cannot be installed).\nInstall mmdebstrap, or load {PULLED} with `docker load`."
+            f"and without apt it cannot be installed).\nInstall mmdebstrap, or load an image {name} with `docker load`."
         )
     may_install = [] if os.geteuid() == 0 else ["sudo"]
     if may_install and not shutil.which("sudo"):

@@ -1,0 +1,1 @@
+"""What a GPU server is configured with: values in, text of configuration files out."""
