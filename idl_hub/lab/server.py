@@ -66,6 +66,21 @@ class AskHandler(_Handler):
         self.finish(json.dumps({"done": outcome.done, "words": outcome.words}))
 
 
+class NoteKillsHandler(_Handler):
+    """``POST note-kills`` with ``{"kills": int}``: the student knows that so many programs were ended."""
+
+    @web.authenticated
+    @authorized
+    async def post(self) -> None:
+        """Tell of it no more."""
+        kills = (self.get_json_body() or {}).get("kills")
+        if not isinstance(kills, int):
+            raise web.HTTPError(400, "kills is missing: the number that was told")
+        self.reporter.kills.note(kills)
+        self.set_status(204)
+        self.finish()
+
+
 class ShutdownKernelHandler(_Handler):
     """``POST shutdown-kernel`` with ``{"kernel_id": str}``."""
 
@@ -91,6 +106,7 @@ def _load_jupyter_server_extension(server: Any) -> None:
             (f"{base}/me", MeHandler),
             (f"{base}/keep", AskHandler, {"what": "keep"}),
             (f"{base}/extend", AskHandler, {"what": "extend"}),
+            (f"{base}/note-kills", NoteKillsHandler),
             (f"{base}/shutdown-kernel", ShutdownKernelHandler),
         ],
     )

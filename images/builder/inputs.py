@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 EXECUTABLE = 0o100
 # What of idl_hub a student's server loads; what these import comes along.
-LAB = ("lab/__init__.py", "lab/server.py")
+LAB = ("lab/__init__.py", "lab/server.py", "lab/kernels.py")
 
 
 @dataclass(frozen=True, order=True)

@@ -37,6 +37,7 @@ def repository(tmp_path: Path) -> Path:
         "idl_hub/lab/labextension/static/remoteEntry.js": "x;",
         "idl_hub/lab/__init__.py": "",
         "idl_hub/lab/server.py": "def at_need():\n    from idl_hub.gpus import nvml\n",
+        "idl_hub/lab/kernels.py": "",
         "idl_hub/gpus/nvml.py": "if TYPE_CHECKING:\n    from idl_hub.gpus.fleet import Fleet\n",
         "idl_hub/gpus/fleet.py": "import sqlalchemy",
         "certificates/university.crt": "a certificate",
@@ -87,7 +88,14 @@ def test_a_change_of_anything_else_does_not(repository: Path, irrelevant: str) -
 def test_the_image_gets_what_a_student_s_server_imports_of_idl_hub_and_nothing_of_the_hub() -> None:
     paths = {file.path for file in student_context(ROOT, ROOT / "none")}
     ours = {path.removeprefix("lab/idl_hub/") for path in paths if path.startswith("lab/idl_hub/")}
-    assert {"__init__.py", "lab/server.py", "lab/status.py", "gpus/__init__.py", "gpus/nvml.py"} <= ours
+    assert {
+        "__init__.py",
+        "lab/server.py",
+        "lab/kernels.py",
+        "lab/status.py",
+        "gpus/__init__.py",
+        "gpus/nvml.py",
+    } <= ours
     assert {path.split("/")[0] for path in ours} == {"__init__.py", "lab", "gpus"}
     assert not ours & {"gpus/fleet.py", "gpus/leases.py", "lab/build.py"}
 

@@ -27,6 +27,7 @@ export class Conductor {
   private readonly savedFor = new Set<string>();
   private saved: Saved | null = null;
   private lastHubNotice: HubNotice | null = null;
+  private kills = 0;
 
   constructor(
     private readonly server: Server,
@@ -45,6 +46,11 @@ export class Conductor {
     window.setInterval(() => this.tick(), TICK_MS); // for as long as the page is there
   }
 
+  /** A kernel was started anew: it may have been killed. */
+  kernelRestarted(): void {
+    void this.watch.refresh();
+  }
+
   private hear(news: News): void {
     if (news.kind === 'answer') {
       this.hearAnswer(news.answer);
@@ -59,6 +65,7 @@ export class Conductor {
 
   private hearAnswer(answer: Answer): void {
     this.lastHubNotice = answer.notice;
+    this.kills = answer.killed?.kills ?? 0;
     this.notices = noticesOf(answer);
     this.statusItem.showAnswer(answer);
     this.forgetWhatIsOver();
@@ -115,6 +122,11 @@ export class Conductor {
       case 'hide':
         this.hidden.add(notice.id);
         this.show();
+        break;
+      case 'note':
+        this.hidden.add(notice.id);
+        this.show();
+        await this.server.noteKills(this.kills).catch(() => undefined); // it is said again after a reload then
         break;
       case 'keep':
       case 'extend':

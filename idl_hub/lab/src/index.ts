@@ -11,6 +11,7 @@ import { Documents } from './documents';
 import { type Holder, Server } from './server';
 
 const TOLD_MS = 8000;
+const KERNEL_ACTIONS = 'https://events.jupyter.org/jupyter_server/kernel_actions/v1';
 
 const plugin: JupyterFrontEndPlugin<void> = {
   id: 'idl-hub:my-gpu',
@@ -25,6 +26,11 @@ const plugin: JupyterFrontEndPlugin<void> = {
       openHub: () => window.location.assign(PageConfig.getOption('hubHost') + hubHome()),
       confirmShutDown,
       tell: (words, done) => void Notification.emit(words, done ? 'success' : 'error', { autoClose: TOLD_MS })
+    });
+    app.serviceManager.events.stream.connect((_, event) => {
+      if (event.schema_id === KERNEL_ACTIONS && event['action'] === 'restart') {
+        conductor.kernelRestarted();
+      }
     });
     Widget.attach(conductor.banners, document.body);
     // First on the left: what does not fit into the status bar is cut off on the right.

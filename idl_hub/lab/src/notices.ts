@@ -1,9 +1,10 @@
 /** What a person must see now, and what they can do about it. */
 
 import type { Saved } from './documents';
-import type { Answer, HubNotice } from './server';
+import type { Answer, HubNotice, Killed } from './server';
+import { clock, part } from './words';
 
-export type Doing = 'keep' | 'extend' | 'restart' | 'start' | 'hide';
+export type Doing = 'keep' | 'extend' | 'restart' | 'start' | 'hide' | 'note';
 
 export interface Action {
   doing: Doing;
@@ -31,6 +32,7 @@ const TITLES: Record<string, string> = {
 };
 
 const HIDE: Action = { doing: 'hide', label: 'Hide', primary: false };
+const NOTE: Action = { doing: 'note', label: 'Hide', primary: false };
 const RESTART: Action = { doing: 'restart', label: 'Save and restart my server', primary: true };
 const START: Action = { doing: 'start', label: 'Start my server again', primary: true };
 
@@ -49,10 +51,36 @@ export function noticesOf(answer: Answer): Notice[] {
       actions: [RESTART, HIDE]
     });
   }
+  if (answer.killed) {
+    notices.push(ofKilled(answer.killed));
+  }
   if (answer.notice) {
     notices.push(ofHub(answer.notice, answer.can_extend, answer.now));
   }
   return notices;
+}
+
+function ofKilled(killed: Killed): Notice {
+  const one = killed.kernels.length <= 1;
+  const what = killed.kernels.length
+    ? `the ${one ? 'kernel' : 'kernels'} of ${killed.kernels.join(', ')}`
+    : 'a program of yours';
+  const used = part(killed.most_used_bytes ?? killed.limit_bytes, killed.limit_bytes);
+  const why = killed.at_limit
+    ? `The session used ${used} of memory, so the system ended ${what}.`
+    : `The machine ran out of memory while this session used ${used}, so the system ended ${what}.`;
+  const next = killed.at_limit
+    ? 'Load less at once (smaller batches, a part of the data), shut down notebooks that you do not need, and empty ' +
+      '/tmp, which counts as memory. Then run it again from the top.'
+    : 'That was not its doing: run it again. If it happens again, tell the course’s admins.';
+  return {
+    id: `killed-${killed.kills}`,
+    tone: 'error',
+    title: `${killed.kernels.length ? 'Your kernel was killed' : 'A program of yours was killed'} at ${clock(killed.at)}: out of memory`,
+    text: `${why} What it held in memory is lost; your files are safe. ${next}`,
+    deadline: null,
+    actions: [NOTE]
+  };
 }
 
 function ofHub(notice: HubNotice, canExtend: boolean, now: number): Notice {

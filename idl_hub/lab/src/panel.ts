@@ -3,7 +3,7 @@
 import { Widget } from '@lumino/widgets';
 import { button, element, say } from './dom';
 import type { Answer, Card, Holder } from './server';
-import { gigabytes, nameOf, percent, span } from './words';
+import { clock, gigabytes, nameOf, percent, span } from './words';
 
 export interface PanelActions {
   shutDown: (holder: Holder) => void;
@@ -120,10 +120,6 @@ function facts(answer: Answer, now: number): HTMLElement[] {
     rows.push(['Time left', `${span(answer.ends_at - now)} (until ${clock(answer.ends_at)})`]);
   }
   return rows.flatMap(([name, value]) => [element('dt', '', name), element('dd', '', value)]);
-}
-
-function clock(seconds: number): string {
-  return new Date(seconds * 1000).toLocaleTimeString([], { hour: '2-digit', minute: '2-digit' });
 }
 
 function noGPU(): HTMLElement {

@@ -31,6 +31,20 @@ export interface Holder {
   memory_used_bytes: number | null;
 }
 
+/** Programs of this server that the system has ended because memory ran out. */
+export interface Killed {
+  /** How many since the session began. */
+  kills: number;
+  /** Seconds since 1970 by the clock of `Answer.now`. */
+  at: number;
+  /** The notebooks whose kernels were among them; empty: other programs. */
+  kernels: string[];
+  /** False: not the session but the whole machine was out of memory. */
+  at_limit: boolean;
+  most_used_bytes: number | null;
+  limit_bytes: number;
+}
+
 /** What `GET idl-hub/me` answers; see idl_hub/lab/status.py. */
 export interface Answer {
   now: number;
@@ -45,6 +59,7 @@ export interface Answer {
   can_extend: boolean;
   notice: HubNotice | null;
   lost: string;
+  killed: Killed | null;
   holders: Holder[] | null;
 }
 
@@ -70,6 +85,11 @@ export class Server {
   async post(what: 'keep' | 'extend'): Promise<Outcome> {
     const response = await this.ask(what, { method: 'POST', body: '{}' });
     return (await response.json()) as Outcome;
+  }
+
+  /** Say that this person knows of so many programs that were ended. */
+  async noteKills(kills: number): Promise<void> {
+    await this.ask('note-kills', { method: 'POST', body: JSON.stringify({ kills }) });
   }
 
   async shutDownKernel(kernelId: string): Promise<void> {

@@ -31,6 +31,16 @@ export function gigabytes(bytes: number): string {
   return (bytes / GIGABYTE).toFixed(1).replace(/\.0$/, '');
 }
 
+/** "26 of 26 GB". */
+export function part(bytes: number, ofBytes: number): string {
+  return `${gigabytes(bytes)} of ${gigabytes(ofBytes)} GB`;
+}
+
+/** The time of day: "17:32". `seconds`: since 1970. */
+export function clock(seconds: number): string {
+  return new Date(seconds * 1000).toLocaleTimeString([], { hour: '2-digit', minute: '2-digit' });
+}
+
 export function percent(ratio: number): string {
   return `${Math.round(ratio * 100)} %`;
 }

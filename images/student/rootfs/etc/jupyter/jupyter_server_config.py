@@ -4,6 +4,8 @@ from pathlib import Path
 
 from jupyter_client.kernelspec import KernelSpecManager
 
+from idl_hub.lab.kernels import KILLED_FIRST
+
 c = get_config()  # noqa: F821 - traitlets provides it
 
 # Databases and run-time files live on the container's disk: the home may be NFS, where SQLite corrupts.
@@ -36,7 +38,10 @@ c.ServerApp.jpserver_extensions = {
 }
 c.LabApp.extension_manager = "readonly"  # a student can install none; "pypi" would ask the network
 
+# When a session has used up its memory, the system ends kernels and what runs in terminals before the server.
+c.AsyncMappingKernelManager.kernel_manager_class = "idl_hub.lab.kernels.Kernel"
+
 # Not a login shell, which would set PATH anew and pass over ~/.bashrc.
-c.ServerApp.terminado_settings = {"shell_command": ["/bin/bash"]}
+c.ServerApp.terminado_settings = {"shell_command": [*KILLED_FIRST, "/bin/bash"]}
 
 c.ResourceUseDisplay.track_cpu_percent = True
