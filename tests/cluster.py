@@ -102,6 +102,7 @@ class Cluster:
         _remove_forgotten(image)
         self.folder.mkdir(parents=True, exist_ok=True)
         self.homes.mkdir(mode=0o755)
+        (self.homes / MARKER).touch()
         self._disks = Disks(self._run, image)
         names = [f"gpu{number:02d}" for number in range(1, len(self.gpus) + 1)]
         with ThreadPoolExecutor(len(names) + 1) as pool:

@@ -14,6 +14,7 @@ from traitlets import Bool, Integer, Unicode, default
 from idl_hub.db.accounts import hub_name
 from idl_hub.gpus.leases import Phase
 from idl_hub.homes.mounts import home_mounts
+from idl_hub.spawners import home
 from idl_hub.spawners.engine import GPUS_LABEL, HUB_LABEL, LEASE_LABEL, USER_LABEL, Engine
 from idl_hub.spawners.gpu import GPUSpawnerMixin
 from idl_hub.spawners.host import HostError
@@ -21,6 +22,7 @@ from idl_hub.spawners.refusal import Refusal
 
 if TYPE_CHECKING:
     from idl_hub.gpus.leases import Lease
+    from idl_hub.homes.store import Home
 
 _PULL_TIMEOUT_SECONDS = 1800
 _SIMULATOR_IN_IMAGE = "/opt/idl_hub/simulator"
@@ -83,6 +85,9 @@ class GPUDockerSpawner(GPUSpawnerMixin, DockerSpawner):
         """Return dockerspawner's names for templates, and ``{lease}``."""
         return {**super().template_namespace(), "lease": self.lease.id if self.lease else ""}
 
+    home: Home | None = None
+    """As it was before the start; None before, and where homes are Docker volumes."""
+
     # -- the engine ---------------------------------------------------------------------------------
 
     @property
@@ -118,6 +123,7 @@ class GPUDockerSpawner(GPUSpawnerMixin, DockerSpawner):
         """Create and start the container of this lease."""
         self.object_id = ""
         self.object_name = self._render_templates(self.name_template)
+        self.home = await home.prepare(self.runtime.homes, self.user.name, self.say)
         if chosen := self.user_options.get("image"):
             self.image = await self.check_allowed(chosen)
         started = False
@@ -135,6 +141,7 @@ class GPUDockerSpawner(GPUSpawnerMixin, DockerSpawner):
         except (APIError, HostError) as error:
             if started:
                 await self.check_alive(lease)  # what is asked of a container that has ended fails in many ways
+            home.raise_if_missing(error, lease.server)
             if isinstance(error, HostError):
                 raise
             raise self._refused(error) from error
@@ -250,7 +257,7 @@ class GPUDockerSpawner(GPUSpawnerMixin, DockerSpawner):
 
     def get_env(self) -> dict[str, str]:
         """Return the environment, with the way to the simulated cards where there are no real ones."""
-        env: dict[str, str] = super().get_env()
+        env: dict[str, str] = super().get_env() | home.environment(self.home)
         if self.simulator_state:
             env["LD_LIBRARY_PATH"] = _SIMULATOR_IN_IMAGE
             env["IDLHUB_SIMULATOR_STATE"] = f"{_SIMULATOR_STATE_IN_CONTAINER}/{Path(self.simulator_state).name}"

@@ -15,7 +15,7 @@ from traitlets import Integer, default
 from idl_hub.gpus.line import Ticket, positions
 from idl_hub.gpus.placement import NoGPU
 from idl_hub.spawners import options
-from idl_hub.spawners.host import HostError
+from idl_hub.spawners.host import HostError, UnfitHostError
 from idl_hub.spawners.progress import Progress
 from idl_hub.spawners.refusal import Refusal
 
@@ -69,8 +69,10 @@ class GPUSpawnerMixin(Spawner):
         self._progress = progress = Progress()
         lease: Lease | None = None
         try:
-            lease = self.lease = await self._reserve_where_it_answers()
-            address = await self.launch(lease)
+            address = None
+            while address is None:  # a server that is unfit is out of service, so this ends
+                lease = self.lease = await self._reserve_where_it_answers()
+                address = await self._launch_if_fit(lease)
             progress.say(60, "JupyterLab is starting")
             await self._wait_until_answering(lease, address)
             await self._is_ready(lease)
@@ -87,6 +89,20 @@ class GPUSpawnerMixin(Spawner):
         progress.say(95, "JupyterLab answers; opening it")
         progress.close()
         return address
+
+    async def _launch_if_fit(self, lease: Lease) -> tuple[str, int] | None:
+        """Launch; None when this server turned out unfit: its lease is given back, and it gets no more."""
+        try:
+            return await self.launch(lease)
+        except UnfitHostError as error:
+            self.log.error("%s is out of service until an admin includes it again: %s", lease.server, error)  # noqa: TRY400
+            await self.runtime.out_of_service.begin("server", lease.server, str(error), "hub")
+            await self.runtime.events.note(
+                "error", f"{lease.server} is out of service: {error}", user=lease.user, server=lease.server
+            )
+            self.say(10, f"{lease.server} cannot take your server; looking elsewhere")
+            await self.runtime.keeper.end_unused(lease, str(error))
+            return None
 
     async def _note_ready(self, lease: Lease) -> None:
         """Tell line and record; the server runs, so nothing here may fail its start."""

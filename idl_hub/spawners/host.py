@@ -13,6 +13,10 @@ class HostError(Exception):
     """The host did not answer, or answered something that proves nothing: whether a session runs is unknown."""
 
 
+class UnfitHostError(HostError):
+    """Nothing was made there, and nothing can be before an admin has been there; the message says why."""
+
+
 @dataclass(frozen=True, slots=True)
 class Unit:
     """A container (or process tree) that carries our label.

@@ -21,6 +21,7 @@ from idl_hub.gpus.line import Line, Ticket, TicketState
 from idl_hub.gpus.placement import NO_WISH, Choice, NoGPU, State, Wish
 from idl_hub.gpus.reclaim import policy_from
 from idl_hub.gpus.service import ORPHAN, OutOfService
+from idl_hub.homes.store import Homes
 from idl_hub.spawners.executor import Executor
 from idl_hub.spawners.keeper import Keeper
 from idl_hub.spawners.line_keeper import LineKeeper
@@ -58,6 +59,7 @@ class Runtime:
         self.hub_id = hub_id
         self.task: asyncio.Task[None] | None = None
         self.leases = Leases(database)
+        self.homes = Homes(settings.homes) if settings.homes.directory else None
         self.accounts = Accounts(database)
         self.out_of_service = OutOfService(database)
         self.out_of_service.load()
