@@ -25,6 +25,7 @@ from hubs import HUB_LABEL, Hub, docker
 from light import light_image
 
 from idl_hub.gpus.simulator import Simulator, build
+from idl_hub.homes.store import MARKER
 
 __all__ = ["Cluster", "ClusterHub", "Server"]
 
