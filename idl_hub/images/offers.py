@@ -178,9 +178,7 @@ class Offers:
 
 def in_registry(session: Session) -> tuple[Image, ...]:
     """Return every image in the registry, the last published first, within a transaction of the caller."""
-    rows = session.scalars(
-        select(ImageRow).where(ImageRow.removed_at.is_(None)).order_by(ImageRow.published_at.desc())
-    )
+    rows = session.scalars(select(ImageRow).where(ImageRow.removed_at.is_(None)).order_by(ImageRow.published_at.desc()))
     return tuple(_image(row) for row in rows)
 
 

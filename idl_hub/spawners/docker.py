@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from idl_hub.gpus.leases import Lease
     from idl_hub.homes.store import Home
 
-_PULL_TIMEOUT_SECONDS = 1800
+_SHARE_FOR_THE_IMAGE = 0.9
 _SIMULATOR_IN_IMAGE = "/opt/idl_hub/simulator"
 _SIMULATOR_STATE_IN_CONTAINER = "/run/idl_hub/simulator"
 _RUNTIME_IN_IMAGE = "/var/local/idl_hub"
@@ -108,8 +108,7 @@ class GPUDockerSpawner(GPUSpawnerMixin, DockerSpawner):
     async def docker(self, method: str, *args: Any, **kwargs: Any) -> Any:
         """Call the lease's engine in one of its own threads, in place of dockerspawner's one for all."""
         lease_id = self.lease.id if self.lease else ""
-        seconds = _PULL_TIMEOUT_SECONDS if method == "pull" else 0
-        return await self.engine.call(method, *args, lease_id=lease_id, timeout_seconds=seconds, **kwargs)
+        return await self.engine.call(method, *args, lease_id=lease_id, **kwargs)
 
     async def get_object(self) -> Any:
         """Return what the engine says of our container, found by id and label; None when it is gone."""
@@ -128,8 +127,7 @@ class GPUDockerSpawner(GPUSpawnerMixin, DockerSpawner):
             self.image = await self.check_allowed(chosen)
         started = False
         try:
-            await self._have_image()
-            created = await self.create_object()
+            created = await self._create_from_image()
             self.object_id = created[self.object_id_key]
             await self.advance(lease, Phase.CREATING, self.object_id)
             self.say(40, "Your container is made; starting it")
@@ -155,16 +153,19 @@ class GPUDockerSpawner(GPUSpawnerMixin, DockerSpawner):
             raise
         return address
 
-    async def _have_image(self) -> None:
-        self.say(20, f"Looking for the image {self.image}")
+    async def _create_from_image(self) -> Any:
+        """Create the container from the offered version of its image, once that is on the server."""
+        named = self.image
+        self.say(20, f"Looking for the image {named}")
+        # Said before JupyterHub's own deadline comes, which would say nothing of the image.
+        seconds = _SHARE_FOR_THE_IMAGE * self.start_timeout
+        images, policy = self.runtime.images, self.pull_policy.lower()
+        self.image = await images.obtain(self.engine, named, policy, self.say, seconds)
         try:
-            await self.docker("inspect_image", self.image)
-        except ImageNotFound:
-            self.say(22, f"The image {self.image} is not on this server yet; fetching it, which can take minutes")
-        # One pull serves all who wait for it, and leaves the engine's other threads to everybody else.
-        async with self.engine.pulling(self.image):
-            await self.pull_image(self.image)
-        self.say(30, "The image is there; making your container")
+            self.say(32, "Making your container")
+            return await self.create_object()
+        finally:
+            self.image = named  # the next start asks anew which version of it is offered
 
     def _refused(self, error: APIError) -> Refusal:
         self.log.error("%s: the engine refused: %s", self._log_name, error)

@@ -17,11 +17,11 @@ from docker.errors import APIError, DockerException, NotFound
 from docker.tls import TLSConfig
 from requests.exceptions import RequestException
 
-from idl_hub.spawners import engine_events
+from idl_hub.spawners import engine_events, engine_pull
 from idl_hub.spawners.host import Change, HostError, Unit
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Mapping
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 
     from idl_hub.settings_servers import EngineSettings
 
@@ -90,7 +90,6 @@ class Engine:
         # Looks have a way of their own: whether an engine answers must not depend on who else waits for it.
         self._look_pool = ThreadPoolExecutor(1, thread_name_prefix=f"look-{name}")
         self._running: set[str] = set()
-        self._pulling: dict[str, asyncio.Lock] = {}
         self._under_way: dict[str, set[asyncio.Future[Any]]] = {}
 
     @property
@@ -169,9 +168,9 @@ class Engine:
         if not calls:
             self._under_way.pop(lease_id, None)
 
-    def pulling(self, image: str) -> asyncio.Lock:
-        """Return the lock under which this image is pulled."""
-        return self._pulling.setdefault(image, asyncio.Lock())
+    def pull(self, reference: str, silence_seconds: float) -> AsyncGenerator[Mapping[str, Any], None]:
+        """Pull an image and yield what the engine tells meanwhile; see `engine_pull.pull`."""
+        return engine_pull.pull(self.name, self.engine, reference, silence_seconds)
 
     async def settle(self, lease_id: str) -> None:
         """Wait until no call made for this lease is under way."""

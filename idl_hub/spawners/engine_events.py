@@ -37,9 +37,9 @@ async def follow(name: str, engine: EngineSettings, label: str) -> AsyncIterator
     try:
         async with (
             aiohttp.ClientSession(
-                connector=_connector(engine), timeout=timeout, trust_env=False, read_bufsize=_LONGEST_EVENT_BYTES
+                connector=connector(engine), timeout=timeout, trust_env=False, read_bufsize=_LONGEST_EVENT_BYTES
             ) as client,
-            client.get(f"{_base(engine.url)}/events", params={"filters": filters}) as answer,
+            client.get(f"{base(engine.url)}/events", params={"filters": filters}) as answer,
         ):
             if answer.status != 200:
                 raise HostError(f"The Docker engine of {name} does not tell its events: HTTP {answer.status}.")
@@ -58,8 +58,8 @@ async def ping(name: str, engine: EngineSettings, timeout_seconds: float) -> Non
     timeout = aiohttp.ClientTimeout(total=timeout_seconds)
     try:
         async with (
-            aiohttp.ClientSession(connector=_connector(engine), timeout=timeout, trust_env=False) as client,
-            client.get(f"{_base(engine.url)}/_ping") as answer,
+            aiohttp.ClientSession(connector=connector(engine), timeout=timeout, trust_env=False) as client,
+            client.get(f"{base(engine.url)}/_ping") as answer,
         ):
             if answer.status != 200:
                 raise HostError(f"The Docker engine of {name} is not well: HTTP {answer.status}.")
@@ -80,11 +80,13 @@ def _change(line: bytes, label: str) -> Change | None:
     return None
 
 
-def _base(url: str) -> str:
+def base(url: str) -> str:
+    """Return the address of an engine as HTTP clients write it."""
     return "http://engine" if url.startswith("unix:") else url.replace("tcp://", "https://", 1)
 
 
-def _connector(engine: EngineSettings) -> aiohttp.BaseConnector:
+def connector(engine: EngineSettings) -> aiohttp.BaseConnector:
+    """Return aiohttp's way to an engine, with the hub's certificate when it is reached over a network."""
     if engine.url.startswith("unix:"):
         return aiohttp.UnixConnector(path=engine.url.removeprefix("unix://"))
     trust = ssl.create_default_context(cafile=engine.ca_file)

@@ -22,6 +22,8 @@ from idl_hub.gpus.placement import NO_WISH, Choice, NoGPU, State, Wish
 from idl_hub.gpus.reclaim import policy_from
 from idl_hub.gpus.service import ORPHAN, OutOfService
 from idl_hub.homes.store import Homes
+from idl_hub.images.keeper import Images
+from idl_hub.spawners.engine import Engine
 from idl_hub.spawners.executor import Executor
 from idl_hub.spawners.keeper import Keeper
 from idl_hub.spawners.line_keeper import LineKeeper
@@ -67,6 +69,7 @@ class Runtime:
         for mark in self.out_of_service.read_ended_gpus():
             self.fleet.clear(mark.target, mark.since)
         self.keeper = Keeper(self.leases, hosts, hub_id)
+        self.images = Images(settings, database)
         self.line = Line(database)
         self.events = Events(database)
         self.line_keeper = LineKeeper(
@@ -110,9 +113,14 @@ class Runtime:
                 parts.create_task(self.executor.run())
                 parts.create_task(self._sessions.run())
                 parts.create_task(self._show_what_admins_must_see())
+                parts.create_task(self.images.run(self._answering_engines))
         finally:
             for host in self.keeper.hosts.values():
                 host.close()
+
+    def _answering_engines(self) -> list[Engine]:
+        hosts = self.keeper.hosts
+        return [host for name in self.keeper.answering if isinstance(host := hosts.get(name), Engine)]
 
     async def ready(self, timeout_seconds: float) -> bool:
         """Wait until at least one host was listed and GPUs were read once; False when none did in time."""
