@@ -69,10 +69,10 @@ class GPUSpawnerMixin(Spawner):
         self._progress = progress = Progress()
         lease: Lease | None = None
         try:
-            address = None
-            while address is None:  # a server that is unfit is out of service, so this ends
+            while True:  # a server that is unfit is out of service from then on, so this ends
                 lease = self.lease = await self._reserve_where_it_answers()
-                address = await self._launch_if_fit(lease)
+                if address := await self._launch_if_fit(lease):
+                    break
             progress.say(60, "JupyterLab is starting")
             await self._wait_until_answering(lease, address)
             await self._is_ready(lease)

@@ -14,8 +14,6 @@ from idl_hub.spawners.refusal import Refusal
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from docker.errors import APIError
-
     from idl_hub.homes.store import Home, Homes
 
 log = logging.getLogger("idl_hub.homes")
