@@ -243,7 +243,8 @@ def _is_gone(owner: str) -> bool:
     if namespace != str(Path("/proc/self/ns/pid").readlink()):
         return False  # nobody knows from here
     with suppress(psutil.NoSuchProcess):
-        return psutil.Process(int(pid)).create_time() != float(created)
+        process = psutil.Process(int(pid))
+        return process.create_time() != float(created) or process.status() == psutil.STATUS_ZOMBIE
     return True
 
 

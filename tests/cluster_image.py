@@ -24,6 +24,7 @@ def server_image(debian: str = "trixie") -> str:
     if engine.label(name, _LABEL) != wanted:
         arguments = {"BASE": f"idl-hub/base:{debian}"}
         engine.build("Build a server's image", name, inputs.as_tar(files), arguments, f"{_LABEL}={wanted}", fresh=False)
+        engine.remove_replaced(_LABEL)
     made = engine.image_id(name)
     assert made, f"{name} is gone right after it was made"
     return made

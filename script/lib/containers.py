@@ -96,6 +96,20 @@ def ensure_image(step: Step, places: Places) -> None:
     step.note = (last.splitlines() or ["built"])[-1].strip()[:60]
 
 
+def ensure_server_image(step: Step, places: Places) -> None:
+    """Build the image of the tests' servers; nothing is done when no input changed."""
+    log = places.setup_logs / "server-image.log"
+    python = str(places.venv / "bin" / "python")
+    code = "import sys; sys.path[:0] = ['tests', '.']; import cluster_image; cluster_image.server_image()"
+    try:
+        run(step, [python, "-c", code], log, deadline_seconds=1800, cwd=places.root)
+    except CommandFailedError as failure:
+        raise explain(
+            "The image of the tests' servers could not be built", failure, log, "Its inputs are in tests/server_image."
+        ) from failure
+    step.note = "up to date"
+
+
 def _check_space(places: Places) -> None:
     """Refuse a first build that would fill the disk."""
     images = ask(["docker", "image", "inspect", IMAGE])

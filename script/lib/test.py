@@ -116,6 +116,8 @@ def _set_up(console: Console, places: Places) -> str:
         if not no_engine:
             with console.step("Student image") as step:
                 containers.ensure_image(step, places)
+            with console.step("Server image") as step:
+                containers.ensure_server_image(step, places)
             with console.step("Network") as step:
                 containers.ensure_network(step)
     return no_engine
