@@ -97,6 +97,26 @@ class ShutdownKernelHandler(_Handler):
         self.finish()
 
 
+class DeleteHandler(_Handler):
+    """``POST delete`` with ``{"path": str}``: one of the largest files of the home; it does not go to the trash."""
+
+    @web.authenticated
+    @authorized
+    async def post(self) -> None:
+        """Delete it for good: the trash lies in the same full home."""
+        path = (self.get_json_body() or {}).get("path")
+        if not isinstance(path, str):
+            raise web.HTTPError(400, "path is missing: the file that is to be deleted")
+        try:
+            await self.reporter.home.delete(path)
+        except FileNotFoundError:
+            raise web.HTTPError(404, "It is gone already.") from None
+        except (ValueError, OSError) as error:
+            raise web.HTTPError(400, str(error)) from error
+        self.set_status(204)
+        self.finish()
+
+
 def _load_jupyter_server_extension(server: Any) -> None:
     """Add the handlers below ``idl-hub/``."""
     base = url_path_join(server.web_app.settings["base_url"], "idl-hub")
@@ -108,5 +128,6 @@ def _load_jupyter_server_extension(server: Any) -> None:
             (f"{base}/extend", AskHandler, {"what": "extend"}),
             (f"{base}/note-kills", NoteKillsHandler),
             (f"{base}/shutdown-kernel", ShutdownKernelHandler),
+            (f"{base}/delete", DeleteHandler),
         ],
     )

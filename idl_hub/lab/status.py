@@ -8,7 +8,7 @@ import time
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from idl_hub.lab import holders, kills
+from idl_hub.lab import holders, home, kills
 from idl_hub.lab.hub import HubLink, HubSays
 from idl_hub.lab.session import Card, Session
 from idl_hub.lab.watch import GPUWatch, Look, gpus_of_this_server
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from idl_hub.gpus.reading import GPU
     from idl_hub.lab.holders import Holder
+    from idl_hub.lab.home import HomeLook
     from idl_hub.lab.kills import Killed
 
 
@@ -31,6 +32,8 @@ class Status:
     holders: tuple[Holder, ...] | None = None
     """None: nobody asked."""
     killed: Killed | None = None
+    home: HomeLook | None = None
+    """None: its disk has not answered yet."""
 
     def as_json(self, now: float) -> dict[str, Any]:
         """Return the answer for the browser; `now` is the clock by which its times are to be read."""
@@ -50,6 +53,7 @@ class Status:
             "notice": asdict(session.notice) if session.notice else None,
             "lost": self.look.lost,
             "killed": asdict(self.killed) if self.killed else None,
+            "home": asdict(self.home) if self.home else None,
             "holders": None if self.holders is None else [asdict(holder) for holder in self.holders],
         }
 
@@ -100,12 +104,13 @@ class Reporter:
         self._uuids = gpus_of_this_server(environment.get("NVIDIA_VISIBLE_DEVICES", ""))
         self.watch = GPUWatch(self._uuids)
         self.kills = kills.KillWatch()
+        self.home = home.for_environment(environment)
         self.hub = HubLink(environment.get("IDLHUB_WEB_URL", ""), environment.get("JUPYTERHUB_API_TOKEN", ""))
 
     async def status(self, *, details: bool) -> Status:
-        """Look at hub and GPU at the same time, and with `details` at who holds the GPU's memory."""
-        says, look = await asyncio.gather(self.hub.look(), self.watch.look())
-        status = Status(bool(self._uuids), says, look, killed=await self._killed())
+        """Look at hub, GPU and home at the same time, and with `details` at who holds the GPU's memory."""
+        says, look, home_look = await asyncio.gather(self.hub.look(), self.watch.look(), self.home.look())
+        status = Status(bool(self._uuids), says, look, killed=await self._killed(), home=home_look)
         return replace(status, holders=await self._holders(status)) if details else status
 
     async def _killed(self) -> Killed | None:

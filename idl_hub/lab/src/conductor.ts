@@ -2,8 +2,8 @@
 
 import { Banners } from './banners';
 import type { Documents, Saved } from './documents';
-import { type Doing, LAST_SECONDS, type Notice, noticesOf, savedWords, stoppedNotice } from './notices';
-import type { Answer, Holder, HubNotice, Server } from './server';
+import { type Doing, HOME_FULL, LAST_SECONDS, type Notice, noticesOf, savedWords, stoppedNotice } from './notices';
+import type { Answer, Holder, HubNotice, Item, Server } from './server';
 import { StatusItem } from './statusItem';
 import { type News, Watch } from './watch';
 
@@ -12,6 +12,7 @@ export interface Application {
   /** Leave for the hub's home page, where servers are stopped and started. */
   openHub: () => void;
   confirmShutDown: (holder: Holder) => Promise<boolean>;
+  confirmDelete: (item: Item) => Promise<boolean>;
   tell: (words: string, done: boolean) => void;
 }
 
@@ -36,7 +37,11 @@ export class Conductor {
   ) {
     this.watch = new Watch(server);
     const now = () => this.watch.now();
-    this.banners = new Banners(now, (doing, notice) => void this.do(doing, notice));
+    this.banners = new Banners(
+      now,
+      (doing, notice) => void this.do(doing, notice),
+      item => void this.delete(item)
+    );
     this.statusItem = new StatusItem(
       now,
       { shutDown: holder => void this.shutDown(holder), extend: () => void this.ask('extend') },
@@ -70,7 +75,7 @@ export class Conductor {
     this.statusItem.showAnswer(answer);
     this.forgetWhatIsOver();
     for (const notice of this.notices) {
-      if (!this.savedFor.has(notice.id)) {
+      if (notice.id !== HOME_FULL && !this.savedFor.has(notice.id)) {
         this.savedFor.add(notice.id);
         void this.save();
       }
@@ -150,6 +155,20 @@ export class Conductor {
       this.application.tell(outcome.words || (outcome.done ? 'Done.' : 'The hub refused.'), outcome.done);
     } catch {
       this.application.tell('Your server does not answer right now. Try again in a moment.', false);
+    }
+    await this.watch.refresh();
+  }
+
+  private async delete(item: Item): Promise<void> {
+    if (!(await this.application.confirmDelete(item))) {
+      return;
+    }
+    try {
+      await this.server.delete(item);
+      this.application.tell(`${item.path} was deleted.`, true);
+    } catch (error) {
+      const why = error instanceof Error ? error.message : String(error);
+      this.application.tell(`${item.path} could not be deleted: ${why}`, false);
     }
     await this.watch.refresh();
   }

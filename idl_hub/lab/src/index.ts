@@ -8,7 +8,7 @@ import { IStatusBar } from '@jupyterlab/statusbar';
 import { Widget } from '@lumino/widgets';
 import { Conductor } from './conductor';
 import { Documents } from './documents';
-import { type Holder, Server } from './server';
+import { type Holder, type Item, Server } from './server';
 
 const TOLD_MS = 8000;
 const KERNEL_ACTIONS = 'https://events.jupyter.org/jupyter_server/kernel_actions/v1';
@@ -25,6 +25,7 @@ const plugin: JupyterFrontEndPlugin<void> = {
     const conductor = new Conductor(server, documents, {
       openHub: () => window.location.assign(PageConfig.getOption('hubHost') + hubHome()),
       confirmShutDown,
+      confirmDelete,
       tell: (words, done) => void Notification.emit(words, done ? 'success' : 'error', { autoClose: TOLD_MS })
     });
     app.serviceManager.events.stream.connect((_, event) => {
@@ -47,6 +48,15 @@ async function confirmShutDown(holder: Holder): Promise<boolean> {
     title: `Shut down the kernel of ${holder.name}?`,
     body: 'Its variables are lost and the GPU memory is free. The notebook stays open with all it shows.',
     buttons: [Dialog.cancelButton(), Dialog.warnButton({ label: 'Shut down' })]
+  });
+  return answer.button.accept;
+}
+
+async function confirmDelete(item: Item): Promise<boolean> {
+  const answer = await showDialog({
+    title: `Delete ${item.path}?`,
+    body: item.is_folder ? 'All that is in this folder is deleted.' : 'It does not go to a trash.',
+    buttons: [Dialog.cancelButton(), Dialog.warnButton({ label: 'Delete' })]
   });
   return answer.button.accept;
 }

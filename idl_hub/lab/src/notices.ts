@@ -1,8 +1,8 @@
 /** What a person must see now, and what they can do about it. */
 
 import type { Saved } from './documents';
-import type { Answer, HubNotice, Killed } from './server';
-import { clock, part } from './words';
+import type { Answer, Home, HubNotice, Item, Killed } from './server';
+import { clock, part, size } from './words';
 
 export type Doing = 'keep' | 'extend' | 'restart' | 'start' | 'hide' | 'note';
 
@@ -21,7 +21,12 @@ export interface Notice {
   /** Seconds since 1970 by the server's clock. */
   deadline: number | null;
   actions: Action[];
+  /** What can be deleted. */
+  items?: Item[];
 }
+
+/** Saving is what does not work then: nothing is saved because of this notice. */
+export const HOME_FULL = 'home-full';
 
 /** From here on documents are saved again and again, and a hidden notice comes back. */
 export const LAST_SECONDS = 60;
@@ -54,10 +59,33 @@ export function noticesOf(answer: Answer): Notice[] {
   if (answer.killed) {
     notices.push(ofKilled(answer.killed));
   }
+  if (answer.home?.state === 'full') {
+    notices.push(ofFullHome(answer.home));
+  }
   if (answer.notice) {
     notices.push(ofHub(answer.notice, answer.can_extend, answer.now));
   }
   return notices;
+}
+
+function ofFullHome(home: Home): Notice {
+  const known = home.used_bytes !== null && home.limit_bytes !== null && home.used_bytes >= home.limit_bytes / 2;
+  const title =
+    known && home.used_bytes !== null && home.limit_bytes !== null
+      ? `Your home is full: ${size(home.used_bytes)} of ${size(home.limit_bytes)}`
+      : `Your home is full: its disk has ${size(home.free_bytes)} left`;
+  const largest = home.largest?.length ? ' These take most of the space:' : '';
+  return {
+    id: HOME_FULL,
+    tone: 'error',
+    title,
+    text:
+      'There may be no room to save your work. Delete files that you do not need, here, in the file browser or in ' +
+      `a terminal.${largest}`,
+    deadline: null,
+    actions: [HIDE],
+    items: home.largest ?? []
+  };
 }
 
 function ofKilled(killed: Killed): Notice {

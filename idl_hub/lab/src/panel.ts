@@ -3,7 +3,7 @@
 import { Widget } from '@lumino/widgets';
 import { button, element, say } from './dom';
 import type { Answer, Card, Holder } from './server';
-import { clock, gigabytes, nameOf, percent, span } from './words';
+import { clock, gigabytes, nameOf, percent, roomLeft, span } from './words';
 
 export interface PanelActions {
   shutDown: (holder: Holder) => void;
@@ -118,6 +118,9 @@ function facts(answer: Answer, now: number): HTMLElement[] {
   }
   if (answer.ends_at !== null) {
     rows.push(['Time left', `${span(answer.ends_at - now)} (until ${clock(answer.ends_at)})`]);
+  }
+  if (answer.home) {
+    rows.push(['Home', roomLeft(answer.home)]);
   }
   return rows.flatMap(([name, value]) => [element('dt', '', name), element('dd', '', value)]);
 }

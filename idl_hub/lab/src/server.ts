@@ -45,6 +45,25 @@ export interface Killed {
   limit_bytes: number;
 }
 
+/** A file of the home, or a folder of things that nobody misses, with the space it takes. */
+export interface Item {
+  path: string;
+  size_bytes: number;
+  is_folder: boolean;
+}
+
+/** How much room the home has. */
+export interface Home {
+  state: 'ok' | 'nearly_full' | 'full';
+  /** Null: not counted yet, or nobody limits it. */
+  used_bytes: number | null;
+  /** Null: only the disk ends. */
+  limit_bytes: number | null;
+  free_bytes: number;
+  /** What takes most space; null while there is room. */
+  largest: Item[] | null;
+}
+
 /** What `GET idl-hub/me` answers; see idl_hub/lab/status.py. */
 export interface Answer {
   now: number;
@@ -60,6 +79,7 @@ export interface Answer {
   notice: HubNotice | null;
   lost: string;
   killed: Killed | null;
+  home: Home | null;
   holders: Holder[] | null;
 }
 
@@ -94,6 +114,11 @@ export class Server {
 
   async shutDownKernel(kernelId: string): Promise<void> {
     await this.ask('shutdown-kernel', { method: 'POST', body: JSON.stringify({ kernel_id: kernelId }) });
+  }
+
+  /** Delete one of the largest of the home, for good. */
+  async delete(item: Item): Promise<void> {
+    await this.ask('delete', { method: 'POST', body: JSON.stringify({ path: item.path }) });
   }
 
   private async ask(path: string, init: RequestInit): Promise<Response> {

@@ -1,7 +1,8 @@
 /** How numbers are said. Pure functions. */
 
-import type { Answer, Card } from './server';
+import type { Answer, Card, Home } from './server';
 
+const MEGABYTE = 2 ** 20;
 const GIGABYTE = 2 ** 30; // as cards are sold: the GTX 1080 Ti's 11264 MiB are its 11 GB
 
 /** A time that runs down: "4:32", "1:04:32", never below "0:00". */
@@ -29,6 +30,17 @@ export function span(seconds: number): string {
 /** Bytes as gigabytes with at most one digit after the point, without the unit: "2.1", "11". */
 export function gigabytes(bytes: number): string {
   return (bytes / GIGABYTE).toFixed(1).replace(/\.0$/, '');
+}
+
+/** A size on disk: "4.2 GB", "310 MB". */
+export function size(bytes: number): string {
+  return bytes >= GIGABYTE ? `${(bytes / GIGABYTE).toFixed(1)} GB` : `${Math.round(bytes / MEGABYTE)} MB`;
+}
+
+/** "4.2 GB of 5.0 GB free"; without a limit "58.3 GB free". */
+export function roomLeft(home: Home): string {
+  const limit = home.limit_bytes === null ? '' : ` of ${size(home.limit_bytes)}`;
+  return `${size(home.free_bytes)}${limit} free`;
 }
 
 /** "26 of 26 GB". */
@@ -69,10 +81,10 @@ export function together(cards: Card[]): { load: number | null; used: number | n
 /** The parts of the status item, the most important first. */
 export function statusParts(answer: Answer, now: number): string[] {
   if (!answer.has_gpu) {
-    return ['No GPU', ...timeLeft(answer, now), ...hubAway(answer)];
+    return ['No GPU', ...timeLeft(answer, now), ...scarceRoom(answer), ...hubAway(answer)];
   }
   if (answer.lost) {
-    return ['GPU lost', ...hubAway(answer)];
+    return ['GPU lost', ...scarceRoom(answer), ...hubAway(answer)];
   }
   const { load, used, total } = together(answer.gpus);
   const first = answer.gpus[0];
@@ -86,7 +98,7 @@ export function statusParts(answer: Answer, now: number): string[] {
   if (answer.idle_seconds !== null && answer.idle_seconds >= 60) {
     parts.push(`idle ${span(answer.idle_seconds)}`);
   }
-  parts.push(...timeLeft(answer, now));
+  parts.push(...timeLeft(answer, now), ...scarceRoom(answer));
   if (answer.simulated) {
     parts.push('simulated');
   }
@@ -95,6 +107,13 @@ export function statusParts(answer: Answer, now: number): string[] {
 
 function shortName(card: Card): string {
   return card.index === null ? 'GPU' : `GPU ${card.index}`;
+}
+
+function scarceRoom(answer: Answer): string[] {
+  if (!answer.home || answer.home.state === 'ok') {
+    return [];
+  }
+  return [answer.home.state === 'full' ? 'home full' : `home: ${size(answer.home.free_bytes)} left`];
 }
 
 function timeLeft(answer: Answer, now: number): string[] {

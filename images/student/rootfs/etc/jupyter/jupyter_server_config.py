@@ -12,6 +12,10 @@ c = get_config()  # noqa: F821 - traitlets provides it
 # (JUPYTER_RUNTIME_DIR is set in the image, IPython's history in /etc/ipython.)
 c.NotebookNotary.db_file = "/var/local/idl_hub/notebook_signatures.db"
 
+# The trash would be in the home: what is deleted because the home is full would stay in it.
+c.FileContentsManager.delete_to_trash = False
+c.FileContentsManager.always_delete_dir = True
+
 
 class CourseKernelFirst(KernelSpecManager):
     """Finds the course's kernel before those a student made, so that none takes the name "python3"."""
