@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from idl_hub.servers.firewall import Address, Network
 
-DEFAULT_BRIDGE = "idlhub"
+DEFAULT_BRIDGE = "idlhub0"
 _NFT_SECONDS = 30
 _SERVICE = re.compile(r"(?:\[(?P<six>[0-9A-Fa-f:.]+)\]|(?P<four>[0-9.]+)):(?P<port>[0-9]{1,5})")
 # With these the kernel shows the rules what goes from one container of a bridge to another.
