@@ -26,5 +26,10 @@ def of_limit(home: Home) -> str:
 
 def remainder(home: Home) -> str:
     """Return how much room there is in a home, as one sentence."""
+    if home.state == "full":
+        return (
+            f"Your home is full{of_limit(home)}. Start your server and delete what you do not need: until then, "
+            "there may be no room to save your work."
+        )
     limit = f" of {size(home.quota_bytes)}" if home.quota_bytes is not None else ""
-    return f"{size(home.free_bytes)}{limit} free in your home"
+    return f"{size(home.free_bytes)}{limit} free in your home."

@@ -14,6 +14,7 @@ from traitlets import Integer, default
 
 from idl_hub.gpus.line import Ticket, positions
 from idl_hub.gpus.placement import NoGPU
+from idl_hub.homes.words import remainder
 from idl_hub.spawners import options
 from idl_hub.spawners.host import HostError, UnfitHostError
 from idl_hub.spawners.progress import Progress
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from idl_hub.gpus.leases import Lease, Phase
+    from idl_hub.homes.store import Home
     from idl_hub.spawners.host import Host
     from idl_hub.spawners.runtime import Runtime
 
@@ -357,7 +359,18 @@ class GPUSpawnerMixin(Spawner):
             last=self.user_options or self.orm_spawner.user_options or {},
             most_gpus=min(self.most_gpus, max(1, self.runtime.fleet.most_gpus())),
             waiting=len(positions(await self.runtime.line.live())),
+            home=await self.look_at_home(),
         )
+
+    async def look_at_home(self) -> Home | None:
+        """Return the student's home, for a page; None where homes are Docker volumes, or it does not answer soon."""
+        homes = self.runtime.homes
+        return await homes.look(self.user.name) if homes else None
+
+    async def room_in_home(self) -> str:
+        """Say for the home page how much room there is in the student's home; nothing where that is not known."""
+        home = await self.look_at_home()
+        return remainder(home) if home else ""
 
     def options_from_form(self, form: dict[str, list[str]]) -> dict[str, str]:
         """Check the submitted form."""

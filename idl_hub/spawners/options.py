@@ -9,9 +9,13 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from idl_hub.gpus.placement import GPUStanding, State
+from idl_hub.homes.space import State as HomeState
+from idl_hub.homes.words import remainder
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    from idl_hub.homes.store import Home
 
 _TEMPLATES = Environment(
     loader=FileSystemLoader(Path(__file__).parent.parent / "web" / "templates"),
@@ -82,6 +86,7 @@ def form(
     last: Mapping[str, Any],
     most_gpus: int = 1,
     waiting: int = 0,
+    home: Home | None = None,
 ) -> str:
     """Render the form: what is free now, what is out of order and why, and the choices.
 
@@ -93,6 +98,8 @@ def form(
         How many GPUs this person may ask for.
     waiting
         How many wait in the line.
+    home
+        The viewer's own, where it is known.
     """
     free = [standing for standing in standings if standing.state is State.FREE]
     out_of_order = [standing for standing in standings if standing.state in (State.SICK, State.UNKNOWN, State.CLOSED)]
@@ -109,4 +116,6 @@ def form(
         preset=preset,
         counts=[count for count in gpu_counts(most_gpus).values() if count > 1],
         waiting=waiting,
+        room=remainder(home) if home else "",
+        home_is_full=home is not None and home.state is HomeState.FULL,
     )
