@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from jupyterhub.app import JupyterHub
 
+from idl_hub import subdomains
 from idl_hub.db import Database
 from idl_hub.db.accounts import NAME_PATTERN
 from idl_hub.gpus.leases import Leases
@@ -63,6 +64,7 @@ def _hub(c: Any, settings: Settings) -> None:
     c.JupyterHub.cleanup_proxy = False
     c.ConfigurableHTTPProxy.should_start = False
     c.ConfigurableHTTPProxy.api_url = f"http://127.0.0.1:{hub.proxy_api_port}"
+    subdomains.configure(c, hub.subdomain_host)
 
 
 def _pages(c: Any, settings: Settings) -> None:
@@ -73,6 +75,7 @@ def _pages(c: Any, settings: Settings) -> None:
         "simulated": bool(settings.gpus.simulated),
         "isolated": settings.spawner.kind != "process",
         "demo_students": settings.login.demo_students if settings.login.kind == "demo" else 0,
+        "web_url": web_service.public_url(settings),
     }
 
 
@@ -180,7 +183,9 @@ def _runtime(settings: Settings) -> None:
         loop = asyncio.get_running_loop()
     except RuntimeError:
         return  # a subcommand such as `jupyterhub upgrade-db` reads the configuration without serving anybody
-    task = loop.create_task(runtime.run(JupyterHub.instance()._start_future))
+    app = JupyterHub.instance()
+    subdomains.keep_hub_on_its_own_domain(app, hub.subdomain_host)
+    task = loop.create_task(runtime.run(app._start_future))
     task.add_done_callback(_runtime_ended)
     runtime.task = task
 

@@ -89,7 +89,8 @@ class Hub:
     gpus, students
         How many simulated GPUs and demo students there are.
     settings
-        Laid over the settings, section by section: ``{"spawner": {"memory_limit": "3GiB"}}``.
+        Laid over the settings, section by section: ``{"spawner": {"memory_limit": "3GiB"}}``. In
+        ``hub.subdomain_host`` the word PORT stands for the public port.
     config
         Further lines for JupyterHub's configuration, run last, with ``c`` at hand.
     web
@@ -124,6 +125,8 @@ class Hub:
         shipped = str(ROOT / "jupyterhub_config.py")
         (folder / "config.py").write_text(_CONFIG.format(shipped=shipped, more=config))
         self.url = f"http://127.0.0.1:{self.settings['hub']['public_port']}"
+        self.browser_url = self.settings["hub"].get("subdomain_host") or self.url
+        """Where people's browsers find it."""
 
     # -- setting up ---------------------------------------------------------------------------
 
@@ -168,6 +171,8 @@ class Hub:
         }
         for section, values in over.items():
             settings[section] = values if isinstance(values, list) else settings.get(section, {}) | dict(values)
+        if host := settings["hub"].get("subdomain_host"):
+            settings["hub"]["subdomain_host"] = host.replace("PORT", str(public))
         (self.folder / "settings.yml").write_text(json.dumps(settings))
         return settings
 
@@ -190,6 +195,7 @@ class Hub:
         where = ["--ip", "127.0.0.1", "--port", str(hub["public_port"])]
         where += ["--api-ip", "127.0.0.1", "--api-port", str(hub["proxy_api_port"])]
         where += ["--default-target", target, "--error-target", f"{target}/hub/error"]
+        where += ["--host-routing"] if hub.get("subdomain_host") else []
         self._proxy = self._run([*proxy_command(), *where], "proxy.log")
         # Before the hub, which would wait for it.
         self._web = self._run(self._web_command, "web.log")

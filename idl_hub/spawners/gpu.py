@@ -12,6 +12,7 @@ from jupyterhub.spawner import Spawner
 from jupyterhub.utils import url_path_join
 from traitlets import Integer, default
 
+from idl_hub import subdomains
 from idl_hub.gpus.line import Ticket, positions
 from idl_hub.gpus.placement import NoGPU
 from idl_hub.homes.words import remainder
@@ -178,7 +179,8 @@ class GPUSpawnerMixin(Spawner):
             f"{await self.runtime.why_none(ticket.gpu_count)} You are number {position} in line: your server starts "
             "by itself when it is your turn, even when this page is closed."
         )
-        line = escape(url_path_join(self.hub.base_url.removesuffix("hub/"), "services/web/line"))
+        web = subdomains.service_origin(self.runtime.settings.hub.subdomain_host, "web")
+        line = escape(f"{web}/services/web/line")
         without = escape(url_path_join(self.hub.base_url, "spawn", self.user.escaped_name) + "?opt-gpu=none")
         links = (
             # The mark lets the page bring the student to the line by itself.

@@ -11,6 +11,7 @@ from jupyterhub._data import DATA_FILES_PATH
 from jupyterhub.services.auth import HubOAuth, HubOAuthCallbackHandler
 from tornado import web
 
+from idl_hub import subdomains
 from idl_hub.db.commands import Commands
 from idl_hub.people import USE_WEB
 from idl_hub.web import api, pages, service
@@ -60,10 +61,11 @@ def hub_auth(settings: Settings) -> HubOAuth:
         base_url=service.PREFIX,
         hub_prefix="/hub/",
         oauth_client_id=f"service-{service.NAME}",
-        oauth_redirect_uri=f"{service.PREFIX}oauth_callback",
+        oauth_redirect_uri=f"{service.public_url(settings)}oauth_callback",
         access_scopes={USE_WEB},
         cache_max_age=_CACHE_SECONDS,
-        hub_host="",
+        hub_host=hub.subdomain_host,
+        cookie_host_prefix_enabled=subdomains.is_secure(hub.subdomain_host),
     )
 
 

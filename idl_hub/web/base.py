@@ -107,7 +107,7 @@ class Page(Handler):
 
     def show(self, template: str, **values: Any) -> None:
         """Render a template with what every page needs."""
-        hub = self.hub_auth.hub_prefix
+        hub = self.hub_auth.hub_host + self.hub_auth.hub_prefix
         self.finish(
             self.templates.get_template(template).render(
                 prefix=self.hub_auth.base_url,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from idl_hub import subdomains
 from idl_hub.people import CUSTOM_SCOPES, USE_WEB
 from idl_hub.tokens import service_token
 
@@ -39,6 +40,11 @@ def hub_entry(settings: Settings) -> dict[str, Any]:
         "oauth_client_allowed_scopes": [USE_WEB, *CUSTOM_SCOPES],
         "timeout": _START_SECONDS,
     }
+
+
+def public_url(settings: Settings) -> str:
+    """Return where people's browsers reach the service: a path, or all of it where it has its own domain."""
+    return subdomains.service_origin(settings.hub.subdomain_host, NAME) + PREFIX
 
 
 def url_for_servers(settings: Settings) -> str:

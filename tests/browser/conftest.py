@@ -18,12 +18,19 @@ _QUIET = ["--disable-quic", "--no-first-run", "--disable-background-networking",
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
+def browser_arguments() -> list[str]:
+    """Return what a module's browser is told beyond the usual; to be overridden there."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def browser(browser_arguments: list[str]) -> Iterator[Browser]:
     program = shutil.which("chromium")
     assert program, "Chromium is missing; script/test installs it"
     as_root = ["--no-sandbox"] if os.geteuid() == 0 else []
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program, args=[*_QUIET, "--disable-sync", *as_root])
+        arguments = [*_QUIET, "--disable-sync", *as_root, *browser_arguments]
+        browser = playwright.chromium.launch(executable_path=program, args=arguments)
         yield browser
         browser.close()
 

@@ -29,7 +29,7 @@ class Person:
 
     def log_in(self, password: str | None = None) -> None:
         """Open the hub and sign in, and wait for the hub's answer; with the right password the start page follows."""
-        self.page.goto(self.hub.url)
+        self.page.goto(self.hub.browser_url)
         self.page.get_by_label("Name").fill(self.name)
         self.page.get_by_label("Password").fill(self.hub.password if password is None else password)
         with self.page.expect_navigation():  # or a reload that comes next would cut the sign-in off
@@ -115,7 +115,7 @@ class Person:
 
     def stop_server(self) -> None:
         """Stop the server on the home page and wait until the page says so."""
-        self.page.goto(f"{self.hub.url}/hub/home")
+        self.page.goto(f"{self.hub.browser_url}/hub/home")
         self.page.get_by_role("button", name="Stop my server").click()
         expect(self.page.get_by_role("heading", name="Your server is not running")).to_be_visible(timeout=60_000)
 
