@@ -42,7 +42,17 @@ Told = TypeVar("Told")
 
 
 class HomesError(Exception):
-    """No home, and so no server; the message is for the student, and names the cause for the admin."""
+    """No home, and so no server; the message is for the student, and names the cause for the admin.
+
+    Attributes
+    ----------
+    cause
+        The cause alone, for who looks after the homes.
+    """
+
+    def __init__(self, message: str, cause: str = "") -> None:
+        super().__init__(message)
+        self.cause = cause or message
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,7 +262,7 @@ def open_homes(directory: Path) -> int:
     try:
         homes = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     except OSError as error:
-        raise HomesError(_missing(directory, error.strerror)) from error
+        raise _missing(directory, error.strerror) from error
     try:
         marker = os.stat(MARKER, dir_fd=homes, follow_symlinks=False)
         if not stat.S_ISREG(marker.st_mode):
@@ -260,7 +270,7 @@ def open_homes(directory: Path) -> int:
     except OSError as error:
         os.close(homes)
         why = f"{MARKER} is missing in it" if error.errno == errno.ENOENT else error.strerror
-        raise HomesError(_missing(directory, why)) from error
+        raise _missing(directory, why) from error
     return homes
 
 
@@ -278,10 +288,11 @@ def _why_not(error: OSError) -> str:
     return f"it cannot be opened ({error.strerror})"
 
 
-def _missing(directory: Path, why: str | None) -> str:
-    return (
+def _missing(directory: Path, why: str | None) -> HomesError:
+    return HomesError(
         f"The students' files are not there: {directory} is not mounted on the hub's machine ({why}). Your files are "
-        "safe where they are, and no server was started without them. Tell the course's admins, and try again later."
+        "safe where they are, and no server was started without them. Tell the course's admins, and try again later.",
+        f"{directory} is not mounted: {why}",
     )
 
 
