@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Float, ForeignKey, Index, Integer, String, Text, text
+from sqlalchemy import Boolean, Float, ForeignKey, Index, Integer, String, Text, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
 
@@ -177,6 +177,25 @@ class EventRow(Base):
     gpu_uuid: Mapped[str | None] = mapped_column(String(64))
     lease_id: Mapped[str | None] = mapped_column(String(32))
     text: Mapped[str] = mapped_column(Text)
+
+
+class ServerRow(Base):
+    """A server as the hub has it now. Only the hub writes it, for the pages, the shell and its own next start."""
+
+    __tablename__ = "server"
+    name: Mapped[str] = mapped_column(String(255), primary_key=True)
+    place: Mapped[int] = mapped_column(Integer)
+    """Its number in the settings, from 0."""
+    settings: Mapped[str] = mapped_column(Text)
+    """Its part of the settings as JSON, which holds no secrets; empty for the hub's own machine alone."""
+    leaving: Mapped[bool] = mapped_column(Boolean)
+    """Whether it is not in the settings any more, but still has sessions."""
+    engine_version: Mapped[str | None] = mapped_column(String(64))
+    silent_since: Mapped[float | None] = mapped_column(Float)
+    fault: Mapped[str | None] = mapped_column(Text)
+    """Why its engine does not answer, in words; NULL when it does."""
+    said_at: Mapped[float] = mapped_column(Float)
+    """When the hub last said so; one that runs says it at least every 10 s."""
 
 
 class ImageRow(Base):
