@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from html import unescape
 from typing import TYPE_CHECKING, Any
 
 import requests
@@ -47,7 +49,8 @@ class Student:
         """Press start and watch the progress page to its end; return the last event."""
         page = self.submit_start(**options)
         if page.status_code != 302:
-            return {"failed": True, "message": page.text}
+            told = re.search(r'role="alert">(.*?)</div>', page.text, re.DOTALL)
+            return {"failed": True, "message": unescape(told[1]) if told else page.text}
         return self.events()[-1]
 
     def started(self, **options: str) -> Student:

@@ -266,12 +266,12 @@ class GPUDockerSpawner(GPUSpawnerMixin, DockerSpawner):
 
     # -- while it runs ------------------------------------------------------------------------------------
 
-    async def is_running(self, lease: Lease) -> bool:
-        """Say what was last heard of our container, or else ask the engine for it by id; a paused one runs."""
+    async def is_running(self, lease: Lease, *, ask: bool = False) -> bool:
+        """Say that our container runs when that was the last heard of it, else ask for it by id; a paused one runs."""
         host = self.host(lease)
         if not isinstance(host, Engine) or not self.object_id:
             return False
-        if host.runs(self.object_id):
+        if not ask and host.runs(self.object_id):
             return True
         found = await host.inspect(self.object_id, lease.id)
         return bool(found and found["State"]["Running"])

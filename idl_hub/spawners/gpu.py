@@ -57,8 +57,11 @@ class GPUSpawnerMixin(Spawner):
         """Create and start the server for this lease; return the address at which it will answer."""
         raise NotImplementedError
 
-    async def is_running(self, lease: Lease) -> bool:
-        """Whether the server runs, by id; raises `HostError` when nobody can say."""
+    async def is_running(self, lease: Lease, *, ask: bool = False) -> bool:
+        """Whether the server runs, by id; raises `HostError` when nobody can say.
+
+        With `ask` its host is asked now; else what was last heard of it will do.
+        """
         raise NotImplementedError
 
     async def last_words(self, lease: Lease) -> str:
@@ -228,7 +231,7 @@ class GPUSpawnerMixin(Spawner):
     async def check_alive(self, lease: Lease) -> None:
         """Raise what the student should know when the server has ended; say nothing when nobody can tell."""
         try:
-            running = await self.is_running(lease)
+            running = await self.is_running(lease, ask=True)
         except HostError:
             return  # unknown; the start's own deadline decides
         if not running:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("idl_hub.keeper")
 _SOON_SECONDS = 0.5
 _SILENT_SECONDS = 2
+_UNSETTLED_SECONDS = 2
 _LISTEN_AGAIN_SECONDS = 1
 
 
@@ -94,6 +95,12 @@ class _Looked:
         self.due = asyncio.Event()
         self.fault = ""
         self.silent_since = 0.0
+        self.unsettled_until = 0.0
+
+    def something_ended(self) -> None:
+        """Have looks follow soon: an engine tells of an end a moment before its lists show it."""
+        self.unsettled_until = time.monotonic() + _UNSETTLED_SECONDS
+        self.due.set()
 
     def failed(self, name: str, error: HostError) -> None:
         if not self.fault:
@@ -129,6 +136,7 @@ class Keeper:
         self._looked: dict[str, _Looked] = {name: _Looked() for name in hosts}
         self._watches: dict[str, asyncio.Task[None]] = {}
         self._retired: set[str] = set()
+        self._heard = asyncio.Event()
         self._ended: asyncio.Future[None] | None = None
         self._orphans: dict[str, tuple[Orphan, ...]] = dict.fromkeys(hosts, ())
         self._in_hand: set[str] = set()
@@ -207,6 +215,8 @@ class Keeper:
     def _seconds_to_next(self, looked: _Looked) -> float:
         if not looked.since_start.is_set():
             return _SOON_SECONDS  # right after a start people wait for the first look
+        if time.monotonic() < looked.unsettled_until:
+            return _SOON_SECONDS
         return min(self._interval_seconds, _SILENT_SECONDS) if looked.fault else self._interval_seconds
 
     async def _listen(self, name: str) -> None:
@@ -217,7 +227,7 @@ class Keeper:
                     if change.kind == "oom":
                         await self.on_out_of_memory(name, change.lease_id)
                     elif change.kind != "start":
-                        self._looked[name].due.set()
+                        self._looked[name].something_ended()
             except HostError as error:
                 log.info("%s: %s Trying again", name, error)
             except Exception:  # the watch must outlive any fault, and say it
@@ -241,6 +251,7 @@ class Keeper:
         await self._judge_strangers(name, unexplained)
         if name in self._looked:  # it may have left meanwhile
             self._looked[name].succeeded(name)
+            self._heard.set()
 
     async def _adopt(self, name: str, live: Iterable[Lease], units: Iterable[Unit]) -> None:
         """Move leases here whose server is not in the settings but whose container runs here: it was renamed."""
@@ -318,6 +329,18 @@ class Keeper:
             for name, looked in self._looked.items()
             if looked.since_start.is_set() and not looked.fault and name not in self._retired
         )
+
+    async def some_answer(self, timeout_seconds: float) -> bool:
+        """Ask hosts that were silent again, and wait until one answers; False when none did in time."""
+        deadline = time.monotonic() + timeout_seconds
+        while not self.answering and time.monotonic() < deadline:
+            self._heard.clear()
+            for looked in self._looked.values():
+                looked.due.set()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(min(1, deadline - time.monotonic())):
+                    await self._heard.wait()
+        return bool(self.answering)
 
     def silence(self, name: str) -> Silence | None:
         """Return since when and why a host does not answer; None when it does, or is not known."""

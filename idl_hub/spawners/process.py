@@ -128,7 +128,7 @@ class GPUProcessSpawner(GPUSpawnerMixin, SimpleLocalProcessSpawner):
         await self.advance(lease, Phase.CREATING, str(self.pid))
         return address
 
-    async def is_running(self, lease: Lease) -> bool:
+    async def is_running(self, lease: Lease, *, ask: bool = False) -> bool:
         """Whether the server's process lives and is the one of this lease: process ids are used again."""
         return await asyncio.to_thread(_has_lease, self.pid, lease.id)
 

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("idl_hub")
 _FIRST_READING_SECONDS = 10
+_ANSWER_SECONDS = 5
 _SHOW_EVERY_SECONDS = 2.0
 
 
@@ -134,7 +135,7 @@ class Runtime:
         if not self.fleet.servers():
             # Without readings no GPU is given out, but a session without GPU starts.
             await self.fleet.wait_first(_FIRST_READING_SECONDS)
-        return bool(self.keeper.answering)
+        return await self.keeper.some_answer(min(timeout_seconds, _ANSWER_SECONDS))
 
     async def holders(self) -> dict[str, str]:
         """Return GPU UUID -> who holds it: leases, and containers that no lease explains."""

@@ -245,3 +245,35 @@ async def test_a_proxy_of_the_environment_is_not_asked(monkeypatch: pytest.Monke
         with closing(Engine("gpu1", at(f"tcp://127.0.0.1:{server.server_port}"), timeout_seconds=5)) as engine:
             assert await engine.inspect("c1", "l1") is None
         server.shutdown()
+
+
+async def heard(engine: Engine, lease_id: str, until: str) -> list[str]:
+    """Return what is heard of a lease's containers up to an event, `connected` first."""
+    kinds = []
+    async for change in engine.changes():
+        if change.lease_id in ("", lease_id):
+            kinds.append(change.kind)
+        if change.kind == until:
+            break
+    return kinds
+
+
+async def test_an_engine_tells_when_our_containers_start_and_end(engine: Engine, hub_id: str) -> None:
+    container = await create(engine, hub_id, f"lease-{hub_id}")
+    async with asyncio.timeout(30):
+        listening = asyncio.create_task(heard(engine, f"lease-{hub_id}", "start"))
+        await asyncio.sleep(0)  # it connects while the container starts; asked for again until it was heard
+        while not listening.done():
+            await engine.call("restart", container, timeout=0)
+            await asyncio.wait({listening}, timeout=1)
+        assert engine.runs(container)
+        listening = asyncio.create_task(heard(engine, f"lease-{hub_id}", "die"))
+        while not listening.done():
+            await engine.call("restart", container, timeout=0)
+            await asyncio.wait({listening}, timeout=1)
+    assert listening.result()[0] == "connected"
+
+
+async def test_an_engine_that_breaks_off_its_events_ends_in_an_error(hung: str) -> None:
+    with closing(Engine("gpu1", at(hung), timeout_seconds=0.5)) as engine, pytest.raises(HostError, match="gpu1"):
+        await anext(aiter(engine.changes()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from typing import TYPE_CHECKING
 
@@ -54,7 +55,7 @@ def test_a_start_without_an_engine_says_so_and_leaks_nothing(classroom: Classroo
     student = Student(classroom.hub, "student1")
     classroom.door.close()
     last = student.start()
-    assert "The Docker engine of this machine does not answer" in last["message"]
+    assert "No server for students answers right now" in last["message"]
     assert "Try again" in last["message"]
     classroom.door.open()
     wait_for(lambda: not classroom.hub.leftovers(), "the start to be cleaned up")
@@ -73,3 +74,33 @@ def test_a_hub_that_starts_beside_a_silent_engine_keeps_running_sessions(classro
     wait_for(lambda: "2 of 3 free" in Student(classroom.hub, "student2").start_page(), "the start page")
     assert Student(classroom.hub, "student2").started().ask_server().ok
     assert [lease for lease in classroom.hub.leases(live=True) if lease.user == "student1"] == before
+
+
+def test_whether_a_server_runs_is_known_without_asking_the_engine(classroom: Classroom) -> None:
+    student = Student(classroom.hub, "student1").started()
+    container = classroom.lease_of("student1").container_id
+
+    def home_page_asks_nobody() -> bool:
+        """Whether the home page, for which the hub polls, comes without a question for the container."""
+        classroom.door.hold(f"/containers/{container}/")
+        threading.Timer(1, classroom.door.open).start()
+        home = student.request("GET", "/hub/home")
+        asked = classroom.door.held.is_set()
+        classroom.door.open()
+        assert "Stop my server" in home.text
+        return not asked
+
+    # Right after the start, or when the engine's events were lost, the next look makes the picture whole.
+    wait_for(home_page_asks_nobody, "a picture of what runs")
+    assert all(home_page_asks_nobody() for _ in range(5))
+
+
+def test_a_server_that_dies_is_given_up_when_its_engine_says_so(classroom: Classroom) -> None:
+    Student(classroom.hub, "student1").started()
+    lease = classroom.lease_of("student1")
+    began = time.monotonic()
+    docker("kill", lease.container_id)
+    wait_for(lambda: not classroom.hub.leftovers(), "the dead container to be given up")
+    # A look comes by itself every 15 s; the engine's word comes at once, and what is left is the clean-up.
+    assert time.monotonic() - began < 10
+    assert [record.ending for record in classroom.hub.leases()][-1:] == ["its container was killed (exit code 137)"]
