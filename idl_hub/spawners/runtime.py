@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("idl_hub")
 _FIRST_READING_SECONDS = 10
 _ANSWER_SECONDS = 5
+_OUT_OF_MEMORY_EVERY_SECONDS = 60
 _SHOW_EVERY_SECONDS = 2.0
 
 
@@ -77,6 +78,7 @@ class Runtime:
             self.line, self.keeper, self.events, api, self._choose, settings.sessions.open_within_minutes * 60
         )
         self.keeper.on_freed = self.line_keeper.wake
+        self.keeper.on_out_of_memory = self._note_out_of_memory
         self.executor = Executor(
             Commands(database),
             self.line,
@@ -91,6 +93,7 @@ class Runtime:
         self._policy = policy_from(settings)
         self._sessions = Sessions(database, self.fleet, IdleTracker(), self.line, self.events, api, self._policy)
         self._sessions.execute_for(self.executor)
+        self._out_of_memory_noted: dict[str, float] = {}
         # Read once, before any spawner loads its state: load_state cannot wait.
         self._at_start = {lease.id: lease for lease in self.leases.read_live()}
 
@@ -141,6 +144,18 @@ class Runtime:
         """Return GPU UUID -> who holds it: leases, and containers that no lease explains."""
         leased = {gpu.uuid: lease.holder for lease in await self.leases.live() for gpu in lease.gpus}
         return self.keeper.strangers | leased
+
+    async def _note_out_of_memory(self, server: str, lease_id: str) -> None:
+        """Write down that a session ran out of memory, once a minute at most: a program may try again and again."""
+        if time.monotonic() < self._out_of_memory_noted.get(lease_id, 0) + _OUT_OF_MEMORY_EVERY_SECONDS:
+            return
+        self._out_of_memory_noted[lease_id] = time.monotonic()
+        live = {lease.id: lease for lease in await self.leases.live()}
+        self._out_of_memory_noted = {id_: at for id_, at in self._out_of_memory_noted.items() if id_ in live}
+        if lease_id in live:
+            memory = f"{self.settings.spawner.memory_limit / 2**30:.3g} GB"
+            text = f"a program of the session was killed: it used all of {memory} of memory"
+            await self.events.note("error", text, user=live[lease_id].user, server=server, lease_id=lease_id)
 
     def _choose(self, holders: Mapping[str, str], gpu_count: int, wish: Wish = NO_WISH) -> Choice | NoGPU:
         return self.fleet.choose({**self.keeper.strangers, **holders}, gpu_count, self.keeper.answering, wish)
