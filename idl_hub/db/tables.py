@@ -217,3 +217,26 @@ class ImageRow(Base):
     removed_at: Mapped[float | None] = mapped_column(Float)
     """When it was taken out of the registry."""
     __table_args__ = (Index("image_once", "name", "digest", unique=True),)
+
+
+class FenceRow(Base):
+    """A session whose server is silent, and what was done so that another one may write to the same home."""
+
+    __tablename__ = "fence"
+    lease_id: Mapped[str] = mapped_column(ForeignKey("lease.id"), primary_key=True)
+    server: Mapped[str] = mapped_column(String(255))
+    user: Mapped[str] = mapped_column(String(255))
+    asked_by: Mapped[str] = mapped_column(String(255))
+    asked_at: Mapped[float] = mapped_column(Float)
+    called: Mapped[bool] = mapped_column(Boolean)
+    """Whether the program that cuts a server off was ever called for it, so that it has to be called back."""
+    cut_at: Mapped[float | None] = mapped_column(Float)
+    """Since when the server can write to the home no more."""
+    accepted_at: Mapped[float | None] = mapped_column(Float)
+    """When the holder took the risk that two sessions write to the home."""
+    failure: Mapped[str | None] = mapped_column(Text)
+    """Why the server could not be cut off."""
+    stopped_at: Mapped[float | None] = mapped_column(Float)
+    """When JupyterHub had let the old session go, so that a new one may start."""
+    lifted_at: Mapped[float | None] = mapped_column(Float)
+    """When the server was back, what ran there was gone, and it could write to the home again."""
