@@ -49,6 +49,11 @@ class Places:
         return self.tools / "pages"
 
     @property
+    def registry(self) -> Path:
+        """The folder of docker-registry, for tests."""
+        return self.tools / "registry"
+
+    @property
     def simulator(self) -> Path:
         """The folder of the stand-in libnvidia-ml.so.1."""
         return self.tools / "simulator"
