@@ -360,7 +360,6 @@ class GPUSpawnerMixin(Spawner):
         return options.form(
             self.runtime.fleet.standings(held),
             simulated=self.runtime.fleet.simulated,
-            own_start=True,
             last=self.user_options or self.orm_spawner.user_options or {},
             most_gpus=min(self.most_gpus, max(1, self.runtime.fleet.most_gpus())),
             waiting=len(positions(await self.runtime.line.live())),

@@ -82,7 +82,6 @@ def form(
     standings: Sequence[GPUStanding],
     *,
     simulated: bool,
-    own_start: bool,
     last: Mapping[str, Any],
     most_gpus: int = 1,
     waiting: int = 0,
@@ -92,8 +91,8 @@ def form(
 
     Parameters
     ----------
-    own_start
-        Whether the viewer's choice is preset from their last one in `last`.
+    last
+        The last choice, which is preset.
     most_gpus
         How many GPUs this person may ask for.
     waiting
@@ -104,7 +103,7 @@ def form(
     free = [standing for standing in standings if standing.state is State.FREE]
     out_of_order = [standing for standing in standings if standing.state in (State.SICK, State.UNKNOWN, State.CLOSED)]
     try:
-        preset = parse(last, most_gpus) if own_start else Options()
+        preset = parse(last, most_gpus)
     except OptionsError:
         preset = Options()
     return _TEMPLATES.get_template("options_form.html").render(

@@ -68,8 +68,8 @@ def test_a_form_with_a_made_up_value_is_refused() -> None:
         options.from_form({"gpu": ["8"]})
 
 
-def form(own_start: bool = True, simulated: bool = False, **last: str) -> str:
-    return options.form(STANDINGS, simulated=simulated, own_start=own_start, last=last)
+def form(simulated: bool = False, **last: str) -> str:
+    return options.form(STANDINGS, simulated=simulated, last=last)
 
 
 def checked(html: str) -> list[tuple[str, str]]:
@@ -96,8 +96,7 @@ def test_the_last_choice_is_preset() -> None:
     assert checked(form(gpu="none", my_packages="no")) == [("gpu", "none"), ("my_packages", "no")]
 
 
-def test_the_last_choice_of_another_or_one_no_longer_offered_is_not_preset() -> None:
-    assert checked(form(own_start=False, gpu="none")) == [("gpu", "one")]
+def test_a_last_choice_that_is_no_longer_offered_is_not_preset() -> None:
     assert checked(form(gpu="eight")) == [("gpu", "one")]
 
 
@@ -109,13 +108,11 @@ def test_what_the_form_sends_is_what_it_offers() -> None:
 
 def test_nothing_read_from_a_card_becomes_markup() -> None:
     evil = card(0, name="<script>", health=type(SICK)(SICK.state, 15, "<b>broken</b>"))
-    html = options.form(
-        standings([server(evil)], {}, Rules(), NOW), simulated=False, own_start=True, last={"gpu": "<i>"}
-    )
+    html = options.form(standings([server(evil)], {}, Rules(), NOW), simulated=False, last={"gpu": "<i>"})
     assert "<b>" not in html
     assert "<script>" not in html
     assert "&lt;b&gt;broken" in html
 
 
 def test_without_any_card_there_is_still_a_form() -> None:
-    assert "0 of 0" in options.form([], simulated=False, own_start=True, last={})
+    assert "0 of 0" in options.form([], simulated=False, last={})
