@@ -23,6 +23,7 @@ COMMAND_MODULES = {
     "simulate": "idl_hub.gpus.simulator.commands",
     "agent": "idl_hub.gpus.agent_command",
     "web": "idl_hub.web.commands",
+    "images": "idl_hub.images.commands",
     "homes": "idl_hub.homes.commands",
     "firewall": "idl_hub.servers.firewall_command",
     **dict.fromkeys(("gpus", "line", "drain", "undrain", "exclude", "include", "why", "usage"), "idl_hub.shell"),

@@ -54,6 +54,16 @@ async def look(server: Server, registry: str) -> Stock:
     )
 
 
+def staying(images: Collection[Image], registry: str, kept: int) -> frozenset[str]:
+    """Return what stays on every server, of all names; two names may lie in one repository."""
+    names = {image.name for image in images}
+    return frozenset(
+        f"{repository_of(registry, name)}@{digest}"
+        for name in names
+        for digest in stay([image for image in images if image.name == name], kept)
+    )
+
+
 def to_remove(stock: Stock, images: Collection[Image], registry: str, kept: int, names: Iterable[str]) -> list[str]:
     """Say what may go from a server: of the repositories that are ours, what need not stay and nobody uses.
 
@@ -64,12 +74,8 @@ def to_remove(stock: Stock, images: Collection[Image], registry: str, kept: int,
     names
         Names whose repositories are ours even when nothing is published under them.
     """
-    by_name = {name: [image for image in images if image.name == name] for name in {one.name for one in images}}
-    ours = {repository_of(registry, name) for name in (*by_name, *names)}
-    staying = {
-        f"{repository_of(registry, name)}@{digest}" for name, those in by_name.items() for digest in stay(those, kept)
-    }
-    going = stock.references - staying - stock.used
+    ours = {repository_of(registry, name) for name in (*(image.name for image in images), *names)}
+    going = stock.references - staying(images, registry, kept) - stock.used
     return sorted(reference for reference in going if reference.partition("@")[0] in ours)
 
 

@@ -25,10 +25,10 @@ def add_commands(subparsers: Any) -> None:
         for name, run, text, add_arguments in module.COMMANDS:
             parser = subparsers.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
             add_arguments(parser)
-            parser.set_defaults(run=_with_settings(name, run))
+            parser.set_defaults(run=with_settings(name, run))
 
 
-def _with_settings(
+def with_settings(
     name: str, run: Callable[[Settings, argparse.Namespace], int]
 ) -> Callable[[argparse.Namespace], int]:
     """Return the command with its settings read and its errors told in one line."""
