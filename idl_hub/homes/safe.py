@@ -36,6 +36,10 @@ class PathError(ValueError):
     """A path that is none below a home; the message is for the person who gave it."""
 
 
+class NotAFileError(OSError):
+    """Something else than a regular file is in its place."""
+
+
 @dataclass(frozen=True, slots=True)
 class Owner:
     """Numbers of the user and the group who own what is made."""
@@ -99,7 +103,7 @@ def open_file(base: int, parts: Sequence[str]) -> int:
         found = os.open(name, _FILE, dir_fd=folder)
     if not stat.S_ISREG(os.fstat(found).st_mode):
         os.close(found)
-        raise OSError(errno.EINVAL, "not a file", name)
+        raise NotAFileError(errno.EINVAL, "not a file", name)
     return found
 
 
