@@ -8,12 +8,13 @@ import os
 import stat
 import subprocess
 import sys
-import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from snapshot_homes import World, world
 
+from idl_hub.homes import safe
 from idl_hub.homes.snapshots import Snapshots, SnapshotsError, ensure_snapshot_folder
 from idl_hub.homes.snapshots_copy import Copier
 
@@ -180,34 +181,31 @@ def test_a_file_of_holes_takes_no_space_and_one_with_a_thousand_names_is_copied_
     assert here.take(later=1)["alice"].tally.copied_bytes == 0
 
 
-def test_a_folder_that_becomes_a_link_while_it_is_copied_leads_nowhere(here: World) -> None:
-    bob = here.home("bob")
-    (bob / "work").mkdir()
-    (bob / "work" / "answer").write_text("secret of bob")
-    home = here.home("alice")
-    (home / "work").mkdir()
-    (home / "work" / "answer").write_text("mine")
-    stop = threading.Event()
+@pytest.mark.parametrize("what", ["folder", "file"])
+def test_what_becomes_a_link_just_before_it_is_opened_leads_nowhere(
+    here: World, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    for account, text in (("alice", "mine"), ("bob", "secret of bob")):
+        (here.home(account) / "work").mkdir()
+        (here.home(account) / "work" / "answer").write_text(text)
+    here.take("bob")
+    path = Path("work") if what == "folder" else Path("work", "answer")
+    opened = {"folder": safe.open_folder, "file": safe.open_file}[what]
 
-    def swap() -> None:
-        while not stop.is_set():
-            (home / "work").rename(home / "aside")
-            (home / "work").symlink_to(bob / "work")
-            (home / "work").unlink()
-            (home / "aside").rename(home / "work")
+    def swap_first(base: int, parts: Sequence[str] = ()) -> int:
+        mine = here.home("alice") / path
+        if list(parts) == [path.name] and not mine.is_symlink():
+            mine.rename(here.folder / "aside")
+            mine.symlink_to(here.home("bob") / path)
+        return opened(base, parts)
 
-    swapper = threading.Thread(target=swap)
-    swapper.start()
-    try:
-        for _ in range(40):
-            here.take("alice", later=1)
-            (home / "counter").write_text(str(here.now))
-    finally:
-        stop.set()
-        swapper.join()
-    found = [path for copy in here.copies("alice") for path in copy.rglob("answer") if not path.parent.is_symlink()]
-    assert found
-    assert {path.read_text() for path in found} == {"mine"}
+    monkeypatch.setattr(safe, opened.__name__, swap_first)
+    outcome = here.take("alice", later=1)["alice"]
+    assert (here.home("alice") / path).is_symlink(), "it was swapped"
+    assert outcome.fault == ""
+    (copy,) = here.copies("alice")
+    assert not [found for found in copy.rglob("answer") if found.read_text() != "mine"]
+    assert not (copy / path).exists()
 
 
 def test_nobodys_copies_are_below_somebody_elses_and_they_are_closed_to_others(here: World) -> None:
