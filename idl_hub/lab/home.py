@@ -26,6 +26,8 @@ FILE_SYSTEM = "file system"
 _PATIENCE_SECONDS = 1.0
 _COUNT_EVERY_SECONDS = 300.0
 _COUNT_OFTEN_SECONDS = 30.0
+_COUNT_AT_ONCE_SECONDS = 3.0
+_MUCH_BYTES = 2**20
 _COUNT_SECONDS = 120.0
 
 
@@ -47,6 +49,8 @@ class _Counted:
     used_bytes: int | None = None
     largest: tuple[Item, ...] | None = None
     at: float = float("-inf")
+    free_bytes: int = 0
+    """What the disk had then."""
 
 
 class HomeWatch:
@@ -81,7 +85,7 @@ class HomeWatch:
             log.warning("The home %s does not answer: %s", self._home, error)
             return self._latest
         before = self._room(disk)
-        await self._count_if_due(before.state)
+        await self._count_if_due(before.state, disk.free_bytes)
         room = self._room(disk)
         largest = None if room.state is State.OK else self._counted.largest
         self._latest = HomeLook(room.state, room.used_bytes, room.limit_bytes, room.free_bytes, largest)
@@ -92,11 +96,13 @@ class HomeWatch:
             disk, used_bytes=self._counted.used_bytes, quota_bytes=self._quota_bytes, own_limit=self._own_limit
         )
 
-    async def _count_if_due(self, state: State) -> None:
+    async def _count_if_due(self, state: State, free_bytes: int) -> None:
         """Begin to count where the last count is old; wait a moment for it, since most homes are small."""
         if state is State.OK and self._quota_bytes is None:
             return
         every = _COUNT_EVERY_SECONDS if state is State.OK else _COUNT_OFTEN_SECONDS
+        if state is not State.OK and abs(free_bytes - self._counted.free_bytes) >= _MUCH_BYTES:
+            every = _COUNT_AT_ONCE_SECONDS  # something large was deleted or written, so the list is wrong
         if self._counting is None and self._clock() - self._counted.at >= every:
             self._counting = asyncio.create_task(self._count())
         if self._counting is not None:
@@ -114,11 +120,10 @@ class HomeWatch:
         used = self._counted.used_bytes
         if self._quota_bytes is not None:
             used = space.count_used(self._home, _COUNT_SECONDS) or used
-        there = space.room(
-            space.disk_of(self._home), used_bytes=used, quota_bytes=self._quota_bytes, own_limit=self._own_limit
-        )
+        disk = space.disk_of(self._home)
+        there = space.room(disk, used_bytes=used, quota_bytes=self._quota_bytes, own_limit=self._own_limit)
         largest = None if there.state is State.OK else space.find_largest(self._home, _COUNT_SECONDS)
-        return _Counted(used, largest, self._clock())
+        return _Counted(used, largest, self._clock(), disk.free_bytes)
 
     async def delete(self, path: str) -> None:
         """Delete one of the largest: a file, or a folder of rubbish.

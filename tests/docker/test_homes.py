@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from hubs import Hub, docker, wait_for
 from light import light_image
-from student_sessions import student_server
+from student_sessions import StudentServer, student_server
 from students import Student
 
 from idl_hub.homes.store import MARKER
@@ -159,6 +159,11 @@ def full_disk(folder: Path) -> Iterator[Path]:
         subprocess.run([*SUDO, "umount", "--lazy", str(folder)], check=True)
 
 
+def told_of_home(server: StudentServer, what: str) -> Any:
+    """Return what the student's JupyterLab is told of the home."""
+    return server.get("idl-hub/me")["home"][what]
+
+
 def test_on_a_full_disk_the_student_image_starts_and_its_kernels_run(tmp_path: Path) -> None:
     with full_disk(tmp_path / "home") as home:
         names = sorted(path.name for path in home.iterdir())
@@ -166,12 +171,12 @@ def test_on_a_full_disk_the_student_image_starts_and_its_kernels_run(tmp_path: P
         with student_server(str(home), env=wanted) as server:
             server.post("api/kernels")
             assert "answer 42" in server.session.python(_ASK_KERNEL).out, server.session.log()
-            told = server.get("idl-hub/me")["home"]
-            assert told["state"] == "full"
-            assert [item["path"] for item in told["largest"]] == ["model.h5", "rest"]
+            told = wait_for(lambda: told_of_home(server, "largest"), "the largest files to be found")
+            assert [item["path"] for item in told] == ["model.h5", "rest"]
+            assert told_of_home(server, "state") == "full"
             assert sorted(path.name for path in home.iterdir()) == names
             # Deleting in the file browser makes room: nothing goes to a trash in the same home.
             server.delete("api/contents/rest")
-            assert server.get("idl-hub/me")["home"]["free_bytes"] >= 4 * MIB
+            assert told_of_home(server, "free_bytes") >= 4 * MIB
             assert not (home / "rest").exists()
             assert not (home / ".local").exists()
