@@ -22,7 +22,7 @@ from idl_hub.db.accounts import NAME_PATTERN
 from idl_hub.homes import safe
 from idl_hub.homes.snapshots_copy import Copier
 from idl_hub.homes.snapshots_kept import Snapshot, kept, named, taken
-from idl_hub.homes.snapshots_tree import SNAPSHOTS_IN_HOME, Budget, TooMuchError, same_tree
+from idl_hub.homes.snapshots_tree import Budget, TooMuchError, same_tree
 from idl_hub.homes.store import HomesError, open_homes
 
 if TYPE_CHECKING:
@@ -168,25 +168,6 @@ class Snapshots:
         with self._alone() as folder:
             return tuple(gone for account in _accounts_in(folder) for gone in self._prune(folder, account))
 
-    def ensure_folder(self, account: str) -> None:
-        """Make what a container's mount of the copies needs: their folder, and the place in the home.
-
-        What a student put into that place is moved aside, so that it does not stop their server from starting.
-
-        Raises
-        ------
-        SnapshotsError, OSError
-            When it cannot be made.
-        """
-        with safe.held(self._open()) as folder, safe.held(safe.open_account(self.homes, account)) as home:
-            os.close(safe.ensure_folder(folder, account, self.owner))
-            try:
-                os.close(safe.ensure_folder(home, SNAPSHOTS_IN_HOME, self.owner, 0o755))
-            except OSError:
-                aside = f"{SNAPSHOTS_IN_HOME}-{self._clock():%Y-%m-%dT%H%M%S}"
-                os.rename(SNAPSHOTS_IN_HOME, aside, src_dir_fd=home, dst_dir_fd=home)
-                os.close(safe.ensure_folder(home, SNAPSHOTS_IN_HOME, self.owner, 0o755))
-
     def _open(self) -> int:
         try:
             return os.open(self.directory, _FOLDER)
@@ -275,21 +256,6 @@ class Snapshots:
         now = self._clock().timestamp()
         with safe.held(os.open(_CHECKED, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o644, dir_fd=folder)) as file:
             os.utime(file, (now, now))
-
-
-def ensure_snapshot_folder(settings: Settings, account: str) -> bool:
-    """Make what the mount of one's earlier versions needs; return whether there is anything to mount.
-
-    A student's server starts without them when their disk is away.
-    """
-    if settings.homes.directory is None or settings.homes.snapshots is None:
-        return False
-    try:
-        Snapshots(settings).ensure_folder(account)
-    except (SnapshotsError, OSError) as error:
-        log.warning("The server of %s starts without earlier versions: %s", account, error)
-        return False
-    return True
 
 
 def kept_by(homes: HomeSettings) -> bool:

@@ -10,11 +10,12 @@ import secrets
 import stat
 import time
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar
 
 from idl_hub.homes import safe, space
 from idl_hub.homes.patience import Patience, Silent
+from idl_hub.homes.snapshots_folder import SnapshotFolders
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -68,6 +69,8 @@ class Home:
     state: State
     own_limit: bool = False
     """Whether the file system itself keeps the student within the quota."""
+    earlier_versions: bool = False
+    """Whether there is a folder of earlier versions to mount."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +112,7 @@ class Homes:
         self._clock = clock
         self._calls = Patience("homes", _CALLS_AT_ONCE)
         self._counts = Patience("count homes", _COUNTS_AT_ONCE)
+        self._snapshot_folders = SnapshotFolders(settings)
         self._counting: dict[str, asyncio.Task[None]] = {}
         self._counted: dict[str, tuple[int, float]] = {}
 
@@ -121,7 +125,8 @@ class Homes:
             The homes are not mounted or do not answer, or this one cannot be used.
         """
         found = await self._ask(self._call_seconds, self._prepare, account)
-        return await self._measure(account, found, _COUNT_WAIT_SECONDS)
+        home = await self._measure(account, found, _COUNT_WAIT_SECONDS)
+        return replace(home, earlier_versions=await self._snapshot_folders.prepare(account))
 
     async def look(self, account: str) -> Home | None:
         """Return a home as it is, for a page; None when there is none yet or it does not answer at once."""

@@ -216,10 +216,14 @@ class GPUDockerSpawner(GPUSpawnerMixin, DockerSpawner):
             GPUS_LABEL: ",".join(gpu.uuid for gpu in self.lease.gpus),
         }
 
+    def _home_mounts(self) -> list[Any]:
+        shown = self.home is not None and self.home.earlier_versions
+        return home_mounts(self.runtime.settings.homes, self.user.name, earlier_versions=shown)
+
     def _host_config(self) -> dict[str, Any]:
         config: dict[str, Any] = {
             "binds": self.volume_binds,
-            "mounts": [*self.mount_binds, *home_mounts(self.runtime.settings.homes, self.user.name)],
+            "mounts": [*self.mount_binds, *self._home_mounts()],
             "links": self.links,
             "init": True,
             "pids_limit": self.pids_limit,

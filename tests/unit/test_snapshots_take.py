@@ -15,8 +15,11 @@ import pytest
 from snapshot_homes import World, world
 
 from idl_hub.homes import safe
-from idl_hub.homes.snapshots import Snapshots, SnapshotsError, ensure_snapshot_folder
+from idl_hub.homes.mounts import home_mounts
+from idl_hub.homes.snapshots import Snapshots, SnapshotsError, kept_by
 from idl_hub.homes.snapshots_copy import Copier
+from idl_hub.homes.snapshots_folder import ensure_snapshot_folder
+from idl_hub.homes.store import Homes
 
 
 @pytest.fixture
@@ -386,7 +389,7 @@ def test_the_place_for_the_mount_is_made_whatever_the_student_put_there(here: Wo
     elif there == "link":
         place.symlink_to("/etc")
     for _ in range(2):
-        assert ensure_snapshot_folder(here.settings, "alice")
+        ensure_snapshot_folder(here.settings.homes, "alice")
     assert place.is_dir()
     assert not place.is_symlink()
     aside = [path for path in here.home("alice").iterdir() if path.name.startswith(".snapshots-")]
@@ -394,14 +397,27 @@ def test_the_place_for_the_mount_is_made_whatever_the_student_put_there(here: Wo
     assert (here.folder / "snapshots" / "alice").is_dir()
 
 
-def test_a_server_starts_without_them_when_their_disk_is_away(here: World) -> None:
-    (here.folder / "snapshots").rmdir()
-    assert not ensure_snapshot_folder(here.settings, "alice")
+async def test_a_server_starts_without_them_when_their_disk_is_away(here: World) -> None:
+    prepared = await Homes(here.settings.homes).prepare("alice")
+    assert prepared.earlier_versions
+    assert (here.folder / "snapshots" / "alice").is_dir()
+    (here.folder / "snapshots").rename(here.folder / "away")
+    prepared = await Homes(here.settings.homes).prepare("alice")
+    assert not prepared.earlier_versions
     assert not (here.folder / "snapshots").exists()
 
 
+def test_a_container_sees_its_own_copies_alone_and_cannot_write_there(here: World) -> None:
+    homes = here.settings.homes
+    shown = home_mounts(homes, "alice", earlier_versions=True)[-1]
+    assert (shown["Source"], shown["Target"], shown["Type"], shown["ReadOnly"]) == (
+        str(here.folder / "snapshots" / "alice"), "/home/student/.snapshots", "bind", True,
+    )  # fmt: skip
+    assert all(".snapshots" not in mount["Target"] for mount in home_mounts(homes, "alice"))
+
+
 def test_hubs_without_a_folder_for_them_keep_none(here: World) -> None:
-    without = here.settings.model_copy(update={"homes": here.settings.homes.model_copy(update={"snapshots": None})})
-    assert not ensure_snapshot_folder(without, "alice")
+    without = here.settings.homes.model_copy(update={"snapshots": None})
+    assert not kept_by(without)
     with pytest.raises(SnapshotsError, match=r"homes\.snapshots are not both set"):
-        Snapshots(without)
+        Snapshots(here.settings.model_copy(update={"homes": without}))
