@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
+from idl_hub.homes import snapshots_folder
 from idl_hub.homes.snapshots import Outcome, Snapshots
 from idl_hub.homes.store import MARKER
 from idl_hub.settings import Settings
@@ -50,6 +51,7 @@ def world(folder: Path, **kept: int) -> World:
     for name in ("homes", "snapshots"):
         (folder / name).mkdir()
     (folder / "homes" / MARKER).touch()
+    (folder / "snapshots" / snapshots_folder.MARKER).touch()
     homes = {
         "directory": str(folder / "homes"),
         "snapshots": str(folder / "snapshots"),

@@ -21,6 +21,7 @@ from zoneinfo import ZoneInfo
 from idl_hub.db.accounts import NAME_PATTERN
 from idl_hub.homes import safe
 from idl_hub.homes.snapshots_copy import Copier
+from idl_hub.homes.snapshots_folder import SnapshotsError, open_snapshots
 from idl_hub.homes.snapshots_kept import Snapshot, kept, named, taken
 from idl_hub.homes.snapshots_tree import Budget, TooMuchError, same_tree
 from idl_hub.homes.store import HomesError, open_homes
@@ -39,11 +40,6 @@ _LOCK = ".lock"
 _CHECKED = ".checked"
 _HOME_SECONDS = 3600.0
 """A home that takes longer is given up, so that it does not hold up those after it."""
-_FOLDER = os.O_RDONLY | os.O_DIRECTORY
-
-
-class SnapshotsError(Exception):
-    """No copies can be made or read; the message is for an admin."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +84,7 @@ class Snapshots:
         if homes.directory is None or homes.snapshots is None:
             raise SnapshotsError(
                 "homes.directory and homes.snapshots are not both set, so no copies of homes are made. "
-                "Set them to two folders, in different file systems where you can."
+                "Set them to two folders, on two disks where you can."
             )
         self.directory: Path = homes.snapshots
         self.homes: Path = homes.directory
@@ -169,20 +165,14 @@ class Snapshots:
             return tuple(gone for account in _accounts_in(folder) for gone in self._prune(folder, account))
 
     def _open(self) -> int:
-        try:
-            return os.open(self.directory, _FOLDER)
-        except OSError as error:
-            raise SnapshotsError(
-                f"The folder of earlier versions, {self.directory} (homes.snapshots), is not there ({error.strerror}). "
-                "Is its disk mounted? It is not made by itself, so that copies never fill another disk."
-            ) from error
+        return open_snapshots(self.directory)
 
     def _homes(self) -> tuple[str, ...]:
         try:
             with safe.held(open_homes(self.homes)) as homes:
                 return _accounts_in(homes)
         except HomesError as error:
-            raise SnapshotsError(f"Nothing was copied. {error}") from error
+            raise SnapshotsError(f"{error.cause}. Nothing was copied, and no copy was dropped.") from error
 
     @contextmanager
     def _alone(self) -> Iterator[int]:
