@@ -30,6 +30,10 @@ _CACHE_SIGNATURE = b"Signature: 8a477f597d28d172789f06886806bc55"
 class TooMuchError(Exception):
     """More entries, bytes or time than were meant to be spent."""
 
+    def __init__(self, message: str, *, is_size: bool = False) -> None:
+        super().__init__(message)
+        self.is_size = is_size
+
 
 class Budget:
     """How much a walk through a tree may take, so that no tree holds others up.
@@ -71,7 +75,7 @@ class Budget:
         if self._size_bytes is not None:
             self._size_bytes -= size_bytes
             if self._size_bytes < 0:
-                raise TooMuchError("it is too large")
+                raise TooMuchError("it is too large", is_size=True)
 
 
 def entries(folder: int, parts: tuple[str, ...]) -> Iterator[tuple[str, os.stat_result]]:
