@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from parts import NOW, card, server
+from parts import NOW, card, exactly, server
 
 from idl_hub.db import Database
 from idl_hub.gpus.leases import Lease, Leases, Phase
@@ -258,3 +258,34 @@ class Hub:
             self.loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
         self.loop.close()
         self.database.close()
+
+
+class Room:
+    """A ledger, engines that work at once, and a keeper over two hosts."""
+
+    def __init__(self, database: Database) -> None:
+        self.leases = Leases(database)
+        self.engines = Engines()
+        self.hosts = {name: FakeHost(name, self.engines) for name in ("gpu1", "gpu2")}
+        self.keeper = Keeper(self.leases, self.hosts, "hub")
+
+    async def session(self, lease_id: str = "l1", gpu: int = 0, *, running: bool = True, host: str = "gpu1") -> Lease:
+        """Return the lease of a session that JupyterHub knows."""
+        lease = await self.leases.acquire(lease_id, "anna", "", exactly(gpu, host=host))
+        assert isinstance(lease, Lease)
+        unit_id = self.engines.add(host, lease, "hub", running)
+        await self.leases.advance(lease.id, Phase.RUNNING, unit_id)
+        self.keeper.claim(lease.id)
+        return lease
+
+    async def look(self, host: str = "gpu1") -> None:
+        await self.keeper.look(host)
+        await self.finish()
+
+    async def finish(self) -> None:
+        """Wait for every clean-up that was begun."""
+        if self.keeper._tasks:
+            await asyncio.wait(set(self.keeper._tasks), timeout=20)
+
+    async def live(self) -> list[tuple[str, Phase]]:
+        return [(lease.id, lease.phase) for lease in await self.leases.live()]

@@ -16,24 +16,15 @@ from typing import TYPE_CHECKING
 
 from idl_hub.gpus.leases import Lease, Leases, Phase
 from idl_hub.spawners.host import Host, HostError, Unit
+from idl_hub.spawners.looks import Looked, Silence
+from idl_hub.spawners.verdicts import verdicts
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping
     from typing import Any
 
 log = logging.getLogger("idl_hub.keeper")
-_SOON_SECONDS = 0.5
-_SILENT_SECONDS = 2
-_UNSETTLED_SECONDS = 2
 _LISTEN_AGAIN_SECONDS = 1
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """A lease that must end, and why."""
-
-    lease_id: str
-    why: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,73 +37,6 @@ class Orphan:
     """Whose it is as far as that can be told, in words."""
     ours_ended: bool = False
     """Left over from an ended lease of this hub; the keeper is removing it."""
-
-
-def verdicts(
-    leases: Iterable[Lease], units: Iterable[Unit], in_hand: frozenset[str], claimed: frozenset[str] | None
-) -> list[Verdict]:
-    """Say which leases of one host must end, given what runs there.
-
-    Parameters
-    ----------
-    leases
-        The host's live leases, read before `units` was listed.
-    in_hand
-        Leases that a start, stop or clean-up of this hub is working on; left alone.
-    claimed
-        Leases that JupyterHub knows as running servers; None while it is still starting and cannot say.
-    """
-    running = {unit.lease_id for unit in units if unit.running}
-    endings = {unit.lease_id: unit.ending for unit in units if not unit.running}
-    found = []
-    for lease in leases:
-        if lease.id in in_hand:
-            continue
-        if lease.phase in (Phase.RESERVED, Phase.CREATING):
-            found.append(Verdict(lease.id, "its start was cut off"))
-        elif lease.phase in (Phase.STOPPING, Phase.LOST):
-            found.append(Verdict(lease.id, "its stop was cut off"))
-        elif lease.id not in running:
-            found.append(Verdict(lease.id, endings.get(lease.id) or "its container is gone"))
-        elif claimed is not None and lease.id not in claimed:
-            found.append(Verdict(lease.id, "its start was cut off before the hub knew of it"))
-    return found
-
-
-@dataclass(frozen=True, slots=True)
-class Silence:
-    """Since when a host does not answer, in seconds since 1970, and why, in words."""
-
-    since: float
-    why: str
-
-
-class _Looked:
-    """What came of the looks at one host."""
-
-    def __init__(self) -> None:
-        self.since_start = asyncio.Event()
-        self.due = asyncio.Event()
-        self.fault = ""
-        self.silent_since = 0.0
-        self.unsettled_until = 0.0
-
-    def something_ended(self) -> None:
-        """Have looks follow soon: an engine tells of an end a moment before its lists show it."""
-        self.unsettled_until = time.monotonic() + _UNSETTLED_SECONDS
-        self.due.set()
-
-    def failed(self, name: str, error: HostError) -> None:
-        if not self.fault:
-            log.warning("%s does not answer; its sessions are left as they are: %s", name, error)
-            self.silent_since = time.time()
-        self.fault = str(error)
-
-    def succeeded(self, name: str) -> None:
-        if self.fault:
-            log.info("%s answers again", name)
-        self.fault = ""
-        self.since_start.set()
 
 
 async def _say_nothing(_server: str, _lease_id: str) -> None:
@@ -133,7 +57,7 @@ class Keeper:
         self.hosts = dict(hosts)
         self.hub_id = hub_id
         self._interval_seconds = interval_seconds
-        self._looked: dict[str, _Looked] = {name: _Looked() for name in hosts}
+        self._looked: dict[str, Looked] = {name: Looked() for name in hosts}
         self._watches: dict[str, asyncio.Task[None]] = {}
         self._retired: set[str] = set()
         self._heard = asyncio.Event()
@@ -174,7 +98,7 @@ class Keeper:
         if host.name in self.hosts:
             raise ValueError(f"{host.name} is there already")
         self.hosts[host.name] = host
-        self._looked[host.name] = _Looked()
+        self._looked[host.name] = Looked()
         self._orphans[host.name] = ()
         if self._ended is not None:
             self._watches[host.name] = asyncio.create_task(self._watch(host.name))
@@ -209,15 +133,8 @@ class Keeper:
             except Exception:  # the watch must outlive any fault, and say it
                 log.exception("Looking after %s failed; trying again", name)
             with suppress(TimeoutError):
-                async with asyncio.timeout(self._seconds_to_next(looked)):
+                async with asyncio.timeout(looked.seconds_to_next(self._interval_seconds)):
                     await looked.due.wait()
-
-    def _seconds_to_next(self, looked: _Looked) -> float:
-        if not looked.since_start.is_set():
-            return _SOON_SECONDS  # right after a start people wait for the first look
-        if time.monotonic() < looked.unsettled_until:
-            return _SOON_SECONDS
-        return min(self._interval_seconds, _SILENT_SECONDS) if looked.fault else self._interval_seconds
 
     async def _listen(self, name: str) -> None:
         """Look at once when the host says that something of ours ended, or when it is heard again."""
@@ -347,6 +264,11 @@ class Keeper:
         looked = self._looked.get(name)
         return Silence(looked.silent_since, looked.fault) if looked and looked.fault else None
 
+    def has_answered(self, name: str) -> bool:
+        """Whether the last look at a host succeeded, which it did at least once since the hub started."""
+        looked = self._looked.get(name)
+        return looked is not None and looked.since_start.is_set() and not looked.fault
+
     async def answers(self, name: str) -> bool:
         """Ask a host whether it answers now; one that does not gets no session until it was looked at again."""
         try:
@@ -422,6 +344,8 @@ class Keeper:
                 log.warning("Lease %s is on %s, which is not in the settings any more", lease.id, lease.server)
                 await self.leases.advance(lease.id, Phase.LOST)
                 return
+            if self.silence(lease.server) is not None:
+                raise HostError("it does not answer")  # who stops a server should not wait for that once more
             await self.leases.advance(lease.id, Phase.STOPPING)
             await host.settle(lease.id)
             for unit in await host.units():

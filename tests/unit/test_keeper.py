@@ -9,19 +9,19 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
-from keeping import Engines, FakeHost
+from keeping import Room
 from parts import exactly, opened, sqlite_url, until
 
-from idl_hub.gpus.leases import Lease, Leases, Phase
+from idl_hub.gpus.leases import Lease, Phase
 from idl_hub.gpus.placement import ChosenGPU
 from idl_hub.spawners.host import HostError, Unit
-from idl_hub.spawners.keeper import Keeper, Verdict, verdicts
+from idl_hub.spawners.keeper import Keeper
+from idl_hub.spawners.verdicts import Verdict, verdicts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from idl_hub.db import Database
 
 NOBODY: frozenset[str] = frozenset()
 LEASE = Lease("l1", "session", "gpu1", "anna", "", (ChosenGPU("GPU-0", 0, "GTX"),), Phase.RUNNING, "c1", "", 0.0)
@@ -85,37 +85,6 @@ def test_each_lease_is_judged_by_itself() -> None:
 
 
 # -- its looks --------------------------------------------------------------------------------------------
-
-
-class Room:
-    """A ledger, engines that work at once, and a keeper over two hosts."""
-
-    def __init__(self, database: Database) -> None:
-        self.leases = Leases(database)
-        self.engines = Engines()
-        self.hosts = {name: FakeHost(name, self.engines) for name in ("gpu1", "gpu2")}
-        self.keeper = Keeper(self.leases, self.hosts, "hub")
-
-    async def session(self, lease_id: str = "l1", gpu: int = 0, *, running: bool = True, host: str = "gpu1") -> Lease:
-        """Return the lease of a session that JupyterHub knows."""
-        lease = await self.leases.acquire(lease_id, "anna", "", exactly(gpu, host=host))
-        assert isinstance(lease, Lease)
-        unit_id = self.engines.add(host, lease, "hub", running)
-        await self.leases.advance(lease.id, Phase.RUNNING, unit_id)
-        self.keeper.claim(lease.id)
-        return lease
-
-    async def look(self, host: str = "gpu1") -> None:
-        await self.keeper.look(host)
-        await self.finish()
-
-    async def finish(self) -> None:
-        """Wait for every clean-up that was begun."""
-        if self.keeper._tasks:
-            await asyncio.wait(set(self.keeper._tasks), timeout=20)
-
-    async def live(self) -> list[tuple[str, Phase]]:
-        return [(lease.id, lease.phase) for lease in await self.leases.live()]
 
 
 @pytest.fixture
@@ -398,63 +367,3 @@ async def test_the_watch_outlives_a_fault_and_the_next_look_works(room: Room, ca
         with suppress(asyncio.CancelledError):
             await running
     assert "Looking after gpu1 failed; trying again" in caplog.text
-
-
-# -- hosts that are silent, come and go -------------------------------------------------------------------
-
-
-async def test_a_silent_host_gets_no_sessions_until_it_was_looked_at_again(room: Room) -> None:
-    await room.look()
-    assert await room.keeper.answers("gpu1")
-    room.engines.silent.add("gpu1")
-    assert not await room.keeper.answers("gpu1")
-    silence = room.keeper.silence("gpu1")
-    assert silence is not None
-    assert "no connection" in silence.why
-    assert room.keeper.answering == frozenset()
-    room.engines.silent.clear()
-    await room.look()
-    assert room.keeper.answering == {"gpu1"}
-    assert room.keeper.silence("gpu1") is None
-
-
-async def test_since_when_a_host_is_silent_is_when_it_fell_silent(room: Room) -> None:
-    room.engines.silent.add("gpu1")
-    assert not await room.keeper.answers("gpu1")
-    first = room.keeper.silence("gpu1")
-    assert not await room.keeper.answers("gpu1")
-    assert room.keeper.silence("gpu1") == first
-
-
-async def test_a_host_that_joins_is_looked_after_and_one_that_leaves_is_let_go(room: Room) -> None:
-    running = asyncio.create_task(room.keeper.run())
-    await asyncio.sleep(0)
-    room.keeper.join(FakeHost("gpu3", room.engines))
-    assert await room.keeper.listed("gpu3", timeout_seconds=5)
-    assert "gpu3" in room.keeper.answering
-    room.keeper.leave("gpu3")
-    assert "gpu3" not in room.keeper.answering
-    with pytest.raises(ValueError, match="gpu1 is there already"):
-        room.keeper.join(FakeHost("gpu1", room.engines))
-    running.cancel()
-
-
-async def test_a_host_that_is_retired_keeps_its_sessions_and_gets_no_more(room: Room) -> None:
-    await room.session()
-    room.keeper.hub_is_up()
-    room.keeper.retire("gpu1")
-    await room.look()
-    assert room.keeper.answering == frozenset()
-    assert await room.live() == [("l1", Phase.RUNNING)]
-
-
-async def test_a_lease_for_which_nothing_was_made_ends_without_its_host(room: Room) -> None:
-    room.engines.silent.add("gpu1")
-    freed: list[bool] = []
-    room.keeper.on_freed = lambda: freed.append(True)
-    room.keeper.take_in_hand("l1")
-    lease = await room.leases.acquire("l1", "anna", "", exactly(0, host="gpu1"))
-    assert isinstance(lease, Lease)
-    await room.keeper.end_unused(lease, "gpu1 did not answer")
-    assert await room.live() == []
-    assert freed == [True]
