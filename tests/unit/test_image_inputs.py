@@ -96,8 +96,8 @@ def test_the_image_gets_what_a_student_s_server_imports_of_idl_hub_and_nothing_o
         "gpus/__init__.py",
         "gpus/nvml.py",
     } <= ours
-    assert {path.split("/")[0] for path in ours} == {"__init__.py", "lab", "gpus"}
-    assert not ours & {"gpus/fleet.py", "gpus/leases.py", "lab/build.py"}
+    assert {path.split("/")[0] for path in ours} == {"__init__.py", "lab", "gpus", "homes"}
+    assert not ours & {"gpus/fleet.py", "gpus/leases.py", "lab/build.py", "homes/store.py"}
 
 
 def test_a_file_that_becomes_executable_asks_for_a_new_image(repository: Path) -> None:
