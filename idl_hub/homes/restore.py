@@ -17,6 +17,7 @@ from idl_hub.homes.snapshots_tree import RESTORING, Budget, TooMuchError, kept_m
 
 if TYPE_CHECKING:
     from idl_hub.homes.safe import Owner
+    from idl_hub.homes.snapshots import Snapshots
     from idl_hub.homes.snapshots_copy import Tally
 
 _MOST_ENTRIES = 20_000
@@ -25,6 +26,9 @@ _LONGEST_SECONDS = 300.0
 _LONGEST_NAME_BYTES = 255
 _MOST_BESIDE = 100
 _FULL = {errno.ENOSPC, errno.EDQUOT}
+
+
+GONE = "This earlier version is not there any more: of older ones only some are kept. Load the page again."
 
 
 class RestoreError(Exception):
@@ -53,6 +57,31 @@ class Bounds:
     seconds: float = _LONGEST_SECONDS
     free_bytes: int | None = None
     """Space that is left in the home; None: not known, so the disk says it."""
+
+
+def bring_back(
+    snapshots: Snapshots, account: str, name: str, path: tuple[str, ...], bounds: Bounds | None = None
+) -> Restored:
+    """Bring back a file or folder from the copy of this name into somebody's home.
+
+    Raises
+    ------
+    RestoreError
+        When it could not be done; the home is as it was.
+    """
+    with ExitStack() as held:
+        try:
+            copy = held.enter_context(safe.held(snapshots.open(account, name)))
+        except OSError as error:
+            raise RestoreError(GONE) from error
+        try:
+            home = held.enter_context(safe.held(safe.open_account(snapshots.homes, account)))
+        except OSError as error:
+            raise RestoreError(
+                "There is no home to bring it back to. Start the server once, which makes it; then try again."
+            ) from error
+        mark = snapshots.mark(name)
+        return restore(copy, home, path, mark, snapshots.owner, bounds)
 
 
 def restore(

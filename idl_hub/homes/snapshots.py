@@ -22,7 +22,7 @@ from idl_hub.db.accounts import NAME_PATTERN
 from idl_hub.homes import safe
 from idl_hub.homes.snapshots_copy import Copier
 from idl_hub.homes.snapshots_folder import SnapshotsError, open_snapshots
-from idl_hub.homes.snapshots_kept import Snapshot, kept, named, taken
+from idl_hub.homes.snapshots_kept import Snapshot, kept, mark, named, taken, words
 from idl_hub.homes.snapshots_tree import Budget, TooMuchError, same_tree
 from idl_hub.homes.store import HomesError, open_homes
 
@@ -99,6 +99,15 @@ class Snapshots:
     def now(self) -> datetime:
         """Return the time now."""
         return self._clock()
+
+    def words(self, at: datetime) -> str:
+        """Return a time as a person says it now: ``Today 17:00``."""
+        return words(at, self._clock(), self.zone)
+
+    def mark(self, name: str) -> str:
+        """Return when the copy of this name was taken, for the name of a file."""
+        copy = named(name)
+        return mark(copy.taken_at, self._clock(), self.zone) if copy else name
 
     def accounts(self) -> tuple[str, ...]:
         """Return whose copies there are."""
