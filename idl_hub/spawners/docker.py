@@ -197,7 +197,8 @@ class GPUDockerSpawner(GPUSpawnerMixin, DockerSpawner):
         host_config.setdefault("network_mode", self.network_name)
         # What a container writes to its log stays small as well, whatever else is asked of the logs.
         host_config.setdefault("log_config", LogConfig(type="json-file", config={"max-size": "5m", "max-file": "2"}))
-        create["host_config"] = self.client.create_host_config(**host_config)
+        # Through the engine's thread: a client that must connect first would hold up the hub.
+        create["host_config"] = await self.docker("create_host_config", **host_config)
         return await self.docker("create_container", **create)
 
     async def _configured(self, option: Any) -> dict[str, Any]:
