@@ -43,6 +43,7 @@ table ip6 tests_way_out {
 }
 """
 PROBE = Path(__file__).with_name("probe.py").read_text(encoding="utf-8")
+SEARCH = Path(__file__).with_name("probe_secrets.py").read_text(encoding="utf-8")
 
 # A connection is made by the kernel as soon as somebody listens. Every name has the address of the internet.
 _LISTEN = """
@@ -159,11 +160,15 @@ class Room:
         assert lease.container_id
         name = self.hub.rows("select server from lease where id = ?", lease.id)[0][0]
         server = self.cluster.server(name)
-        shown = json.loads(server.docker("inspect", lease.container_id))[0]["NetworkSettings"]
+        shown = _inspected(server, lease.container_id)["NetworkSettings"]
         [published] = next(iter(shown["Ports"].values()))
         assert published["HostIp"] == server.address
         address = shown["Networks"][STUDENT_NETWORK]["IPAddress"]
         return Seat(student, server, lease.container_id, address, int(published["HostPort"]))
+
+    def inspect(self, seat: Seat) -> dict[str, Any]:
+        """Return what root on a server sees of a student's container."""
+        return _inspected(seat.server, seat.container)
 
     def neighbour(self, seat: Seat) -> Seat:
         return next(other for other in self.seats if other.server is seat.server and other is not seat)
@@ -195,9 +200,35 @@ class Room:
         """Probe from a machine beside the servers that is none of them."""
         return _reached(docker("exec", self.outside, "python3", "-c", PROBE, _asked(targets, seconds)))
 
+    def secrets_of_the_hub(self) -> dict[str, str]:
+        """Return what no student may know: name -> secret."""
+        state = self.hub.folder / "state"
+        proxy, tests = self.hub.secrets
+        found = {"proxy": proxy, "tests": tests, "password": self.hub.password}
+        found |= {file.name: file.read_text().strip() for file in state.glob("*-token")}
+        found["cookie secret"] = (state / "cookie_secret").read_text().strip()
+        found["key to the engines"] = (self.cluster.pki / "hub-key.pem").read_text().splitlines()[1]
+        found |= {f"agent of {server.name}": server.keys.token.read_text().strip() for server in self.cluster.servers}
+        return found
+
+    def search(
+        self, server: Server, secrets: Mapping[str, str], places: Sequence[str], *, inside: str = "", as_user: str = ""
+    ) -> tuple[dict[str, list[str]], int]:
+        """Look for secrets on a server, or in one of its containers; return where which is, and in how many files."""
+        command = ["docker", "exec", "-i", inside] if inside else []
+        if as_user:
+            command += ["setpriv", f"--reuid={as_user}", f"--regid={as_user}", "--clear-groups"]
+        answer = json.loads(server.exec(*command, "python3", "-c", SEARCH, *places, given=json.dumps(secrets)))
+        return answer["found"], answer["looked"]
+
     def probe_server(self, server: Server, targets: Sequence[Target], seconds: float) -> dict[str, str]:
         """Probe from a server itself: at another one, that is where packets of its students seem to come from."""
         return _reached(server.exec("python3", "-c", PROBE, _asked(targets, seconds)))
+
+
+def _inspected(server: Server, container: str) -> dict[str, Any]:
+    shown: dict[str, Any] = json.loads(server.docker("inspect", container))[0]
+    return shown
 
 
 def _asked(targets: Sequence[Target], seconds: float) -> str:
@@ -221,13 +252,15 @@ def _turn_on_ipv6(seat: Seat) -> None:
 
 
 @contextmanager
-def furnished(folder: Path) -> Iterator[Room]:
+def furnished(folder: Path, debian: str = "trixie") -> Iterator[Room]:
     """Start two servers with the rules in force, a hub, and two students' servers on each."""
     with ExitStack() as held:
-        cluster = held.enter_context(Cluster(folder / "cluster", count=2, gpus=2, engine={"name_servers": [RESOLVER]}))
+        cluster = held.enter_context(
+            Cluster(folder / "cluster", count=2, gpus=2, debian=debian, engine={"name_servers": [RESOLVER]})
+        )
         for server in cluster.servers:
             _own_addresses(server)
-        outside, address, address6 = _start_outside(cluster)
+        outside, address, address6 = _start_outside(cluster, debian)
         hub = cluster.hub(folder / "hub", gpus=2, students=len(STUDENTS))
         ports = {"hub's API": hub.settings["hub"]["internal_port"], "GPU pages": hub.settings["hub"]["web_port"]}
         for name in ("proxy", "proxy's API", "ssh", "registry", "home server", "database"):
@@ -274,13 +307,13 @@ def _own_addresses(server: Server) -> None:
     server.docker("network", "create", "--subnet", _NETWORKS[server.name], *words, STUDENT_NETWORK)
 
 
-def _start_outside(cluster: Cluster) -> tuple[str, str, str]:
+def _start_outside(cluster: Cluster, debian: str) -> tuple[str, str, str]:
     """Start the machine around, and tell the servers the way to its addresses; return its id and own addresses."""
     own_network = "{{range $name, $_ := .NetworkSettings.Networks}}{{$name}}{{end}}"
     network = docker("inspect", "-f", own_network, cluster.servers[0].container)
     container = docker(
         *("run", "--detach", "--network", network, "--network-alias", "outside", "--label", f"{LABEL}={network}"),
-        *("--cap-add", "NET_ADMIN", "--entrypoint", "python3", server_image(), "-c", _LISTEN, INTERNET),
+        *("--cap-add", "NET_ADMIN", "--entrypoint", "python3", server_image(debian), "-c", _LISTEN, INTERNET),
     )
     shown = json.loads(docker("inspect", container))[0]["NetworkSettings"]["Networks"][network]
     address, address6 = shown["IPAddress"], shown["GlobalIPv6Address"]

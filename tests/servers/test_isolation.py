@@ -149,6 +149,54 @@ def test_containers_have_no_ipv6_and_when_somebody_turns_it_on_the_rules_hold(ro
     assert wrong(room, rows, lambda row: row.rules) == {}
 
 
+# -- what is kept from others ---------------------------------------------------------------------------------------
+
+
+def secrets_of(room: Room, seat: Seat) -> dict[str, str]:
+    """Return what only this student's own container may know: whatever in its environment is a token."""
+    environment = room.inspect(seat)["Config"]["Env"]
+    named = dict(line.split("=", 1) for line in environment)
+    found = {f"{seat.student.name}: {name}": value for name, value in named.items() if "TOKEN" in name}
+    assert f"{seat.student.name}: JUPYTERHUB_API_TOKEN" in found
+    return found
+
+
+def write_a_note(seat: Seat) -> str:
+    """Let a student write a file that everybody may read: all have the same number of user."""
+    note = f"{seat.student.name} wrote this at {seat.address}"
+    seat.server.docker("exec", seat.container, "sh", "-c", 'umask 0; echo "$0" > ~/notes.txt', note)
+    return note
+
+
+def test_no_container_holds_a_secret_of_another_or_of_the_hub(room: Room) -> None:
+    students = {seat.student.name: secrets_of(room, seat) for seat in room.seats}
+    for seat in room.seats:
+        students[seat.student.name][f"{seat.student.name}: a file at home"] = write_a_note(seat)
+    of_the_hub = room.secrets_of_the_hub()
+    everything = {name: value for own in students.values() for name, value in own.items()} | of_the_hub
+
+    for seat in room.seats:
+        found, looked = room.search(seat.server, everything, ["/"], inside=seat.container)
+        # Its own are found: so the others would be.
+        assert set(found) == set(students[seat.student.name])
+        assert looked > 1000
+
+
+def test_on_a_server_only_root_finds_secrets(room: Room) -> None:
+    wanted = room.secrets_of_the_hub()
+    for seat in room.seats:
+        wanted |= secrets_of(room, seat) | {f"{seat.student.name}: a file at home": write_a_note(seat)}
+    homes = {name for name in wanted if name.endswith("a file at home")}
+    for server in room.cluster.servers:
+        places = ["/etc", "/home", "/opt", "/root", "/run", "/srv", "/tmp", "/var", str(room.cluster.homes)]
+        by_anybody, looked = room.search(server, wanted, places, as_user="65534")
+        assert by_anybody == {}
+        assert looked > 100
+        by_root, _ = room.search(server, wanted, ["/etc", "/var/lib/docker/containers", str(room.cluster.homes)])
+        own = {name for seat in room.seats if seat.server is server for name in secrets_of(room, seat)}
+        assert set(by_root) == own | homes | {f"agent of {server.name}"}
+
+
 # -- the last ones end students' containers -------------------------------------------------------------------
 
 
