@@ -23,25 +23,19 @@ if TYPE_CHECKING:
     from idl_hub.settings import Settings
 
 log = logging.getLogger("idl_hub.images")
-_LOOK_EVERY_SECONDS = 60.0
+LOOK_EVERY_SECONDS = 60.0
+"""Time between two looks at what the servers have."""
 _FIRST_PERCENT, _LAST_PERCENT = 22, 30
 
 
 class Images:
-    """One per hub, run inside its loop.
+    """One per hub, run inside its loop."""
 
-    Parameters
-    ----------
-    look_every_seconds
-        Time between two looks at what the servers have.
-    """
-
-    def __init__(self, settings: Settings, database: Database, look_every_seconds: float = _LOOK_EVERY_SECONDS) -> None:
+    def __init__(self, settings: Settings, database: Database) -> None:
         self._registry = settings.images.registry
         self._kept = settings.images.kept
         self._name = settings.spawner.image
         self._offers = Offers(database)
-        self._look_every_seconds = look_every_seconds
         self._pulls: dict[tuple[str, str], Pull] = {}
         self._said: dict[str, str] = {}
         self._lacking: set[str] = set()
@@ -158,7 +152,7 @@ class Images:
         try:
             while True:
                 await asyncio.gather(*(self._look_after(server, self._registry) for server in answering()))
-                await asyncio.sleep(self._look_every_seconds)
+                await asyncio.sleep(LOOK_EVERY_SECONDS)
         finally:
             for pull in self._pulls.values():
                 pull.task.cancel()
