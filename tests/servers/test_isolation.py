@@ -6,8 +6,9 @@ import subprocess
 from collections.abc import Callable, Iterator
 
 import pytest
+from cluster_server import AGENT_PORT
 from hubs import wait_for
-from probe_matrix import CLOSED_BY_THE_BRIDGE, NO_WAY, OPEN, REFUSED, SILENT, Row, rows, rows6
+from probe_matrix import CLOSED_BY_THE_BRIDGE, NO_WAY, OPEN, REFUSED, SERVER_PORTS, SILENT, Row, rows, rows6
 from probe_room import Room, Seat, Target, furnished
 
 UNIT = "idl-hub-firewall.service"
@@ -122,6 +123,24 @@ def _answering(found: dict[str, str]) -> set[str]:
     return {name for name, got in found.items() if got != SILENT}
 
 
+def test_a_machine_that_is_hub_and_server_at_once_opens_the_hubs_ports_alone(room: Room) -> None:
+    seat = room.seats[0]
+    address = seat.server.address
+    # The agent stands for the hub's API: it listens on the server's own address.
+    own = ["--hub", address, "--open", f"{address}:{AGENT_PORT}"]
+    targets = [Target(name, address, port) for name, port in SERVER_PORTS.items()]
+    targets.append(Target("another student", address, room.neighbour(seat).published))
+    patience = {target.name: _OPEN_SECONDS if target.name == "agent" else _CLOSED_SECONDS for target in targets}
+    room.firewall(seat.server, "load", *room.options(), *own)
+    try:
+        reached = seat.probe(targets, patience)["reached"]
+        from_the_hub = room.probe_server(seat.server, [Target("student", address, seat.published)], _OPEN_SECONDS)
+    finally:
+        room.load()
+    assert reached == {"ssh": SILENT, "engine": SILENT, "agent": OPEN, "another student": SILENT}
+    assert from_the_hub == {"student": OPEN}
+
+
 def test_a_container_has_no_powers_with_which_to_get_around_the_rules(room: Room) -> None:
     for seat in room.seats:
         powers = seat.probe([], {})["powers"]
@@ -203,7 +222,7 @@ def test_on_a_server_only_root_finds_secrets(room: Room) -> None:
 def test_rules_come_back_with_the_server_before_its_engine_and_no_engine_comes_without(room: Room) -> None:
     server = room.cluster.servers[1]
     rules = room.firewall(server, "show")
-    path = "/etc/idl-hub/firewall.nft"
+    path = "/etc/idl_hub/firewall.nft"
     server.write({path[1:]: f"{rules}\n".encode()})
     unit = room.firewall(server, "unit", path)
     server.write({f"etc/systemd/system/{UNIT}": f"{unit}\n".encode()}, mode=0o644)
@@ -215,6 +234,12 @@ def test_rules_come_back_with_the_server_before_its_engine_and_no_engine_comes_w
     shown = server.exec("systemctl", "show", "--property=ExecMainStartTimestampMonotonic", "--value", UNIT, "docker")
     loaded, engine = (int(text) for text in shown.split())
     assert 0 < loaded < engine
+
+    server.exec("nft", "delete", "table", "inet", "idl_hub")
+    before = server.exec("systemctl", "show", "--property=MainPID", "docker")
+    server.exec("systemctl", "reload", UNIT)
+    assert room.firewall(server, "check") == "These rules are in force."
+    assert server.exec("systemctl", "show", "--property=MainPID", "docker") == before
 
     # Debian's own service deletes every table when it starts, Docker's as well.
     server.exec("systemctl", "restart", "nftables.service")
