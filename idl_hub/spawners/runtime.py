@@ -158,7 +158,13 @@ class Runtime:
             await self.events.note("error", text, user=live[lease_id].user, server=server, lease_id=lease_id)
 
     def _choose(self, holders: Mapping[str, str], gpu_count: int, wish: Wish = NO_WISH) -> Choice | NoGPU:
-        return self.fleet.choose({**self.keeper.strangers, **holders}, gpu_count, self.keeper.answering, wish)
+        holders = {**self.keeper.strangers, **holders}
+        # A server without the image takes minutes to fetch it, or cannot: only when there is no other.
+        if self.images.lacking:
+            found = self.fleet.choose(holders, gpu_count, self.keeper.answering - self.images.lacking, wish)
+            if isinstance(found, Choice):
+                return found
+        return self.fleet.choose(holders, gpu_count, self.keeper.answering, wish)
 
     async def _show_what_admins_must_see(self) -> None:
         """Write down which GPUs are sick and which hold orphans, for the pages and for the next start."""
