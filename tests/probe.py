@@ -18,6 +18,7 @@ from pathlib import Path
 ECHO_REQUEST = {socket.AF_INET: 8, socket.AF_INET6: 128}
 QUESTION = struct.pack(">6H", 7, 0x0100, 1, 0, 0, 0) + b"\x07student\x04test\x00" + struct.pack(">2H", 1, 1)
 CLONE_NEWUSER = 0x10000000
+IP_FREEBIND = 15
 
 
 def look(target):
@@ -84,6 +85,14 @@ def powers():
             found[name] = "open"
         except OSError as error:
             found[name] = os.strerror(error.errno)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as lying:
+        lying.setsockopt(socket.SOL_IP, IP_FREEBIND, 1)  # anybody may; it lets one bind, but not send
+        lying.bind(("192.0.2.1", 0))
+        try:
+            lying.sendto(b"", ("198.51.100.1", 9))
+            found["another's address"] = "open"
+        except OSError as error:
+            found["another's address"] = os.strerror(error.errno)
     libc = ctypes.CDLL(None, use_errno=True)
     refused = libc.unshare(CLONE_NEWUSER)
     found["own user namespace"] = os.strerror(ctypes.get_errno()) if refused else "open"
