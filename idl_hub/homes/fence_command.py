@@ -1,0 +1,64 @@
+"""Runs the admin's program that cuts a server off from the homes, and lets it back."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+from contextlib import suppress
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+log = logging.getLogger("idl_hub.fence")
+_LONGEST_WORDS = 300
+_PASSED_ON = ("HOME", "LANG", "PATH")
+
+
+class FenceError(Exception):
+    """The program did not do it; the message is for admins."""
+
+
+async def call(
+    command: Sequence[str], verb: Literal["fence", "unfence"], server: str, account: str, timeout_seconds: float
+) -> None:
+    """Run ``COMMAND fence|unfence SERVER ACCOUNT`` and return when it ended with 0.
+
+    Raises
+    ------
+    FenceError
+        It cannot be run, ended with something else, or took too long (and was killed with all it started).
+    """
+    # Secrets of the hub are in its environment; the program needs none of them.
+    environment = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *command,
+            verb,
+            server,
+            account,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            env=environment,
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise FenceError(f"{command[0]} cannot be run: {error}") from error
+    try:
+        async with asyncio.timeout(timeout_seconds):
+            printed, _ = await process.communicate()
+    except BaseException as error:  # also when who waits for it is cancelled
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # with what it started
+        await process.wait()
+        if isinstance(error, TimeoutError):
+            raise FenceError(f"{command[0]} was not done within {timeout_seconds:g} s") from None
+        raise
+    words = printed.decode("utf-8", "replace").strip()
+    log.info("%s %s %s %s ended with %d: %s", command[0], verb, server, account, process.returncode, words)
+    if process.returncode != 0:
+        last = words.splitlines()[-1][:_LONGEST_WORDS] if words else "it printed nothing"
+        raise FenceError(f"{command[0]} ended with {process.returncode}: {last}")

@@ -1,0 +1,211 @@
+"""A server that nobody reaches: a blip changes nothing, and after the grace time a student starts elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import pytest
+import silent_servers
+from hubs import docker, wait_for
+from silent_servers import GRACE_SECONDS, OTHER, SILENT, Room
+from students import Student
+
+_CONFIG = """\
+import os, signal
+from pathlib import Path
+from idl_hub.spawners.lost import Lost
+
+note, let_go = Path({note!r}), Lost._let_go
+
+
+async def die_or_let_go(self, fence, live):
+    if note.exists():
+        note.unlink()
+        os.kill(os.getpid(), signal.SIGKILL)
+    await let_go(self, fence, live)
+
+
+Lost._let_go = die_or_let_go
+"""
+
+
+@pytest.fixture(scope="module")
+def one_room(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Room]:
+    folder = tmp_path_factory.mktemp("lost")
+    yield from silent_servers.start(folder, config=_CONFIG.format(note=str(folder / "die")))
+
+
+@pytest.fixture
+def room(one_room: Room) -> Iterator[Room]:
+    yield one_room
+    one_room.empty()
+
+
+def start(room: Room, name: str) -> Student:
+    return Student(room.hub, name).started(gpu="none")
+
+
+def on_silent_server(room: Room, name: str) -> tuple[Student, str, str]:
+    """Start a student on the server that will be silent; return the student, a token, and the container."""
+    student = start(room, name)
+    [(_, container, _)] = room.leases(SILENT)
+    return student, room.token(name), container
+
+
+def runs(container: str) -> bool:
+    return docker("ps", "-aq", "--no-trunc", "--filter", f"id={container}") == container
+
+
+def test_a_blip_changes_nothing_and_after_the_grace_time_a_student_starts_elsewhere(room: Room) -> None:
+    student, token, container = on_silent_server(room, "student1")
+    room.silence()
+    room.wait_for_stage(token, "wait")
+    assert "Mostly this is over in a minute" in student.request("GET", "/hub/home").text
+    refused = room.web("POST", "me/elsewhere", token)
+    assert refused["state"] == "refused", refused
+    assert "may be back any moment" in refused["result"]
+    room.back()
+    room.wait_for_stage(token, "")
+    assert room.leases(SILENT)[0][1:] == (container, "running")
+    assert student.ask_server().ok
+
+    room.silence()
+    room.wait_for_stage(token, "lost")
+    assert "start elsewhere" in student.request("GET", "/hub/home").text
+    assert room.web("POST", "me/elsewhere", token)["state"] == "done"
+    room.wait_for_stage(token, "free")
+    assert [call[:3] for call in room.calls()] == [["fence", SILENT, "student1"]]
+    began = time.monotonic()
+    start(room, "student1")
+    assert time.monotonic() - began < 10, "who starts elsewhere does not wait for the silent server"
+    assert [phase for _, _, phase in room.leases(OTHER)] == ["running"]
+    assert room.leases(SILENT)[0][1:] == (container, "lost")
+    assert room.stage(token) == ""
+    assert student.ask_server().ok
+
+    room.back()
+    wait_for(lambda: not room.closed(), "the server to be let back")
+    assert [call[:2] for call in room.calls()] == [["fence", SILENT], ["unfence", SILENT]]
+    assert container in room.calls()[0][3:]
+    assert container not in room.calls()[1][3:], "what was given up is removed before its server may write again"
+    assert room.leases(SILENT) == []
+    assert student.ask_server().ok
+    start(room, "student2")
+    assert [phase for _, _, phase in room.leases(SILENT)] == ["running"], "the server gets sessions again"
+
+
+def test_without_a_fence_a_student_starts_elsewhere_only_at_their_own_risk(room: Room) -> None:
+    (room.fence / "fails").touch()
+    student, token, container = on_silent_server(room, "student1")
+    room.silence()
+    room.wait_for_stage(token, "lost")
+    room.web("POST", "me/elsewhere", token)
+    room.wait_for_stage(token, "uncut")
+    assert room.leases(SILENT)[0][2] == "running", "nothing is given up before it is safe or accepted"
+    wait_for(lambda: "the file server does not answer" in events(room, SILENT), "an admin to learn why")
+    assert room.web("POST", "me/elsewhere", token, {"risk": True})["state"] == "done"
+    room.wait_for_stage(token, "free")
+    start(room, "student1")
+    assert [phase for _, _, phase in room.leases(OTHER)] == ["running"]
+    (room.fence / "fails").unlink()
+    room.back()
+    wait_for(lambda: not room.closed(), "the server to be let back")
+    assert not runs(container)
+    assert student.ask_server().ok
+
+
+def test_a_hub_killed_at_each_step_of_a_start_elsewhere_leaves_a_way_on(room: Room, one_room: Room) -> None:
+    die = one_room.hub.folder.parent / "die"
+    _, token, container = on_silent_server(room, "student1")
+    room.silence()
+    room.wait_for_stage(token, "lost")
+
+    (room.fence / "slow").touch()  # killed while the server is being cut off
+    room.web("POST", "me/elsewhere", token)
+    wait_for(room.calls, "the program to be called")
+    room.hub.kill()
+    (room.fence / "slow").unlink()
+    room.hub.start_again()
+    room.wait_for_stage(token, "uncut")
+    assert room.leases(SILENT)[0][1:] == (container, "running")
+
+    die.touch()  # killed after the fence, before JupyterHub lets go
+    room.web("POST", "me/elsewhere", token)
+    room.hub.wait_dead(20)
+    room.hub.start_again()
+    room.wait_for_stage(token, "free")
+
+    room.hub.kill()  # killed before the new start
+    room.hub.start_again()
+    assert room.stage(token) == "free"
+    start(room, "student1")
+    assert [phase for _, _, phase in room.leases(OTHER)] == ["running"]
+    room.back()
+    wait_for(lambda: not room.closed(), "the server to be let back")
+    assert not runs(container)
+    assert {call[0] for call in room.calls()[:-1]} == {"fence"}
+    assert room.calls()[-1][0] == "unfence"
+
+
+def test_a_hub_that_starts_beside_a_silent_server_keeps_its_sessions_and_offers_a_start_elsewhere(room: Room) -> None:
+    student, token, container = on_silent_server(room, "student1")
+    room.hub.kill()
+    room.silence()
+    room.hub.start_again()
+    room.wait_for_stage(token, "lost")
+    past_check = time.monotonic() + GRACE_SECONDS + 2
+    wait_for(lambda: time.monotonic() > past_check, "JupyterHub's own patience", 20)
+    assert "start elsewhere" in student.request("GET", "/hub/home").text
+    assert room.leases(SILENT)[0][1:] == (container, "running")
+    room.back()
+    wait_for(lambda: room.hub.api("GET", "/users/student1").json()["servers"].get("", {}).get("ready"), "the server")
+    assert room.leases(SILENT)[0][1:] == (container, "running")
+    assert student.ask_server().ok
+
+    # And when the hub is started again and the student does not wait.
+    room.hub.kill()
+    room.silence()
+    room.hub.start_again()
+    room.wait_for_stage(token, "lost")
+    assert room.web("POST", "me/elsewhere", token)["state"] == "done"
+    room.wait_for_stage(token, "free")
+    start(room, "student1")
+    assert [phase for _, _, phase in room.leases(OTHER)] == ["running"]
+
+
+def test_who_stops_a_server_that_does_not_answer_cannot_start_beside_it_unasked(room: Room) -> None:
+    student, token, _ = on_silent_server(room, "student1")
+    other = start(room, "student2")
+    room.silence()
+    room.wait_for_stage(token, "lost")
+    began = time.monotonic()
+    assert student.stop().status_code in (202, 204)
+    wait_for(lambda: room.leases(SILENT)[0][2] == "lost", "the lease to be called lost")
+    assert time.monotonic() - began < 5, "a stop does not wait for the silent server"
+    last = student.start(gpu="none")
+    assert "has not answered since" in last["message"], last
+    assert "See what you can do" in last.get("html_message", last["message"])
+    assert room.web("POST", "me/elsewhere", token)["state"] == "done"
+    room.wait_for_stage(token, "free")
+    student.started(gpu="none")
+    assert other.ask_server().ok
+
+
+def test_an_admin_ends_a_session_on_a_silent_server(room: Room) -> None:
+    _, token, container = on_silent_server(room, "student1")
+    [(lease, _, _)] = room.leases(SILENT)
+    room.silence()
+    room.wait_for_stage(token, "lost")
+    said = room.web("POST", f"sessions/{lease}/end", room.token("admin"), {"message": "the course is over"})
+    assert said["state"] == "done", said
+    assert "removed at its return" in said["result"]
+    room.wait_for_stage(token, "free")
+    assert room.hub.api("GET", "/users/student1").json()["servers"] == {}
+    room.back()
+    wait_for(lambda: not room.leases(SILENT), "the session to be removed")
+    assert not runs(container)
+
+
+def events(room: Room, server: str) -> str:
+    return "\n".join(str(row[0]) for row in room.hub.rows("select text from event where server = ?", server))
