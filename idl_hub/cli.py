@@ -18,6 +18,7 @@ from idl_hub import __version__
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+_OF_SHELL = ("gpus", "servers", "line", "drain", "undrain", "exclude", "include", "reload", "why", "usage")
 COMMAND_MODULES = {
     "settings": "idl_hub.settings_commands",
     "simulate": "idl_hub.gpus.simulator.commands",
@@ -26,7 +27,7 @@ COMMAND_MODULES = {
     "images": "idl_hub.images.commands",
     "homes": "idl_hub.homes.commands",
     "firewall": "idl_hub.servers.firewall_command",
-    **dict.fromkeys(("gpus", "line", "drain", "undrain", "exclude", "include", "why", "usage"), "idl_hub.shell"),
+    **dict.fromkeys(_OF_SHELL, "idl_hub.shell"),
 }
 """Command -> the module that adds it; one module may add several."""
 

@@ -10,6 +10,7 @@ import asyncio
 import logging
 import threading
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from idl_hub.gpus import placement
@@ -22,13 +23,13 @@ from idl_hub.gpus.placement import NO_WISH, Rules
 from idl_hub.gpus.sampler import Sampler
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from idl_hub.gpus.history import Point
     from idl_hub.gpus.placement import Choice, Closed, GPUStanding, NoGPU, Wish
     from idl_hub.gpus.reading import ServerReading
     from idl_hub.settings import Settings
-    from idl_hub.settings_servers import AgentSettings
+    from idl_hub.settings_servers import AgentSettings, ServerSettings
 
 log = logging.getLogger(__name__)
 
@@ -87,7 +88,8 @@ class Fleet:
     Parameters
     ----------
     sources
-        Server name -> where its readings come from. Those that are a `Source` are run by `run`.
+        Server name -> where its readings come from. Those that are a `Source` are run by `run`. None: it has no
+        GPUs, and nobody reads it.
     rules
         When a reading is too old, and when a GPU counts as used from outside.
     clock
@@ -100,13 +102,15 @@ class Fleet:
 
     def __init__(
         self,
-        sources: Mapping[str, Readings],
+        sources: Mapping[str, Readings | None],
         rules: Rules,
         clock: Callable[[], float] = time.time,
         closed: Callable[[], Closed] = lambda: placement.NOTHING_CLOSED,
         health_rules: HealthRules | None = None,
     ) -> None:
-        self._sources = sources
+        self._sources: dict[str, Readings] = {}
+        self._names: tuple[str, ...] = ()
+        self._agents: dict[str, tuple[AgentSettings, AgentClient]] = {}
         self._rules = rules
         self._clock = clock
         self._closed = closed
@@ -116,16 +120,53 @@ class Fleet:
         """Server name -> the newest reading as its source gave it."""
         self._servers: dict[str, ServerReading] = {}
         """The same, without GPUs that another server has."""
+        self._changed = asyncio.Event()
+        self.set_sources(sources)
+
+    def set_sources(self, sources: Mapping[str, Readings | None]) -> None:
+        """Read these servers from now on, and no others; what is known of a source that stays is kept.
+
+        While `run` runs, only from its loop.
+        """
+        read = {name: source for name, source in sources.items() if source is not None}
+        with self._lock:
+            for name in [name for name, source in self._sources.items() if read.get(name) is not source]:
+                self._taken_in.pop(name, None)
+                self._servers.pop(name, None)
+                self._memory.leave(name)
+            self._sources, self._names = read, tuple(sources)
+        self._changed.set()
+
+    def follow(self, servers: Iterable[ServerSettings]) -> None:
+        """Read the servers that settings describe, as `set_sources` does."""
+        sources: dict[str, Readings | None] = {}
+        agents: dict[str, tuple[AgentSettings, AgentClient]] = {}
+        for server in servers:
+            sources[server.name] = None  # without an agent it has no GPUs
+            if server.agent is not None:
+                known = self._agents.get(server.name)
+                same = known is not None and known[0] == server.agent
+                client = known[1] if known and same else _agent(server.name, server.agent, self._clock)
+                agents[server.name], sources[server.name] = (server.agent, client), client
+        self._agents = agents
+        self.set_sources(sources)
 
     async def run(self) -> None:
         """Fetch readings and remember them, until cancelled."""
         async with asyncio.TaskGroup() as group:
-            for source in self._sources.values():
-                if isinstance(source, Source):
-                    group.create_task(source.run())
+            running: dict[Source, asyncio.Task[None]] = {}
             while True:
+                self._changed.clear()
+                wanted = [source for source in self._sources.values() if isinstance(source, Source)]
+                for source in [source for source in running if source not in wanted]:
+                    running.pop(source).cancel()
+                for source in wanted:
+                    if source not in running:
+                        running[source] = group.create_task(source.run())
                 self.servers()
-                await asyncio.sleep(_FOLLOW_SECONDS)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(_FOLLOW_SECONDS):
+                        await self._changed.wait()
 
     async def wait_first(self, timeout_seconds: float) -> bool:
         """Wait until every server was read once; False when some were not in time."""
@@ -149,8 +190,13 @@ class Fleet:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """All servers that should be read, whether they are or not."""
-        return tuple(self._sources)
+        """All servers, in the order of the settings, whether they are read or not."""
+        return self._names
+
+    @property
+    def without_gpus(self) -> frozenset[str]:
+        """Servers that have no GPUs, so that there is nothing to read."""
+        return frozenset(self._names) - self._sources.keys()
 
     def faults(self) -> dict[str, str]:
         """Return server name -> why it has no newer reading, in words, of those that have a fault."""
@@ -175,7 +221,10 @@ class Fleet:
         """Choose among the servers in `hosts`; for a session without GPU one without readings will do as well."""
         servers = [server for server in self.servers() if server.server in hosts]
         closed, remembered = self._closed(), self._memory.remembered
-        choice = placement.choose(servers, holders, gpu_count, self._rules, self._clock(), closed, remembered, wish)
+        plain = self.without_gpus & hosts
+        choice = placement.choose(
+            servers, holders, gpu_count, self._rules, self._clock(), closed, remembered, wish, plain
+        )
         if gpu_count == 0 and isinstance(choice, placement.NoGPU):
             allowed = hosts if wish.servers is None else hosts & wish.servers
             unread = sorted(allowed - {server.server for server in servers} - closed.servers.keys())
@@ -232,16 +281,16 @@ def from_settings(
         busy_memory_bytes=gpus.busy_memory,
         reading_max_age_seconds=gpus.reading_max_age_seconds,
     )
-    # A server without an agent has no GPUs; sessions without GPU may run there.
-    sources: dict[str, Readings] = {
-        server.name: _agent(server.name, server.agent, clock) for server in settings.servers if server.agent
-    }
+    sources: dict[str, Readings] = {}
     if not settings.servers:
         library = gpus.simulator_library if gpus.simulated else None
         nvml = Nvml(gpus.server_name, library=library, watch_xids=True)
         sources = {gpus.server_name: ThisMachine(Sampler(nvml, figures=FigureReader()))}
     health_rules = HealthRules(temperature_limit_celsius=gpus.temperature_limit_celsius)
-    return Fleet(sources, rules, clock, closed, health_rules)
+    fleet = Fleet(sources, rules, clock, closed, health_rules)
+    if settings.servers:
+        fleet.follow(settings.servers)
+    return fleet
 
 
 def _agent(name: str, agent: AgentSettings, clock: Callable[[], float]) -> AgentClient:

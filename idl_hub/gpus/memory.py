@@ -82,6 +82,10 @@ class FleetMemory:
             return reading
         return replace(reading, gpus=tuple(_unless_of_another(gpu, others) for gpu in reading.gpus))
 
+    def leave(self, server: str) -> None:
+        """Note that a server is read no more, so that its GPUs may be found in another one."""
+        self._listed.pop(server, None)
+
     @property
     def remembered(self) -> Mapping[str, Remembered]:
         """GPU UUID -> what placement should know of it, always as of now."""

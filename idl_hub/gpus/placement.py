@@ -4,6 +4,7 @@ A lease is what holds a GPU; readings find users from outside the hub, leave out
 cards, and rank the free ones: least averaged load first, then least memory in use, then the server
 with most processor time and memory left and most free cards, then where the student was last, then
 the card that people outside the hub used least, then the coolest, then the first name and lowest number.
+A session without GPU goes to a server without GPUs where there is one: the others' cores are for those with.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
 
     from idl_hub.gpus.reading import GPU, ServerReading
 
@@ -230,8 +231,14 @@ def choose(
     closed: Closed = NOTHING_CLOSED,
     remembered: Mapping[str, Remembered] = _NO_MEMORY,
     wish: Wish = NO_WISH,
+    without_gpus: Collection[str] = (),
 ) -> Choice | NoGPU:
     """Choose `gpu_count` GPUs of one server, or a server for a session without GPU (count 0).
+
+    Parameters
+    ----------
+    without_gpus
+        Names of servers that have no GPUs, and so no readings.
 
     Returns
     -------
@@ -239,12 +246,10 @@ def choose(
         Never a GPU that has a holder, is sick, unknown, out of service, or used from outside.
     """
     view = _View(holders, rules, now, closed, remembered)
-    places = [
-        _Place(server, list(view.free(server)), wish)
-        for server in servers
-        if server.server not in closed.servers and (wish.servers is None or server.server in wish.servers)
-    ]
+    places = [_Place(server, list(view.free(server)), wish) for server in servers if _open(server.server, closed, wish)]
     if gpu_count == 0:
+        if plain := [name for name in without_gpus if _open(name, closed, wish)]:
+            return Choice(min(plain, key=lambda name: _rank_plain(name, wish)), (), "a session without GPU")
         if not places:
             return NoGPU("no server is in service", standings(servers, holders, rules, now, closed, remembered))
         return Choice(min(places, key=_Place.rank).server.server, (), "a session without GPU")
@@ -263,6 +268,15 @@ def choose(
         tuple(ChosenGPU(str(gpu.uuid), gpu.index, gpu.name or "GPU") for gpu in chosen),
         _why(chosen, free, remembered, now),
     )
+
+
+def _open(server: str, closed: Closed, wish: Wish) -> bool:
+    return server not in closed.servers and (wish.servers is None or server in wish.servers)
+
+
+def _rank_plain(server: str, wish: Wish) -> tuple[int, bool, str]:
+    """Order servers without GPUs: fewest sessions, where the student was last, first name."""
+    return wish.sessions.get(server, 0), server != wish.last_server, server
 
 
 class _Place:

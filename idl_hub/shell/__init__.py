@@ -10,7 +10,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from idl_hub import settings as settings_module
 from idl_hub.db import DatabaseError
 from idl_hub.settings import SettingsError
-from idl_hub.shell import ask, look, usage, why
+from idl_hub.shell import ask, look, servers, usage, why
 
 if TYPE_CHECKING:
     import argparse
@@ -21,16 +21,14 @@ if TYPE_CHECKING:
 
 def add_commands(subparsers: Any) -> None:
     """Add the commands."""
-    for module in (look, ask, why, usage):
+    for module in (look, servers, ask, why, usage):
         for name, run, text, add_arguments in module.COMMANDS:
             parser = subparsers.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
             add_arguments(parser)
             parser.set_defaults(run=with_settings(name, run))
 
 
-def with_settings(
-    name: str, run: Callable[[Settings, argparse.Namespace], int]
-) -> Callable[[argparse.Namespace], int]:
+def with_settings(name: str, run: Callable[[Settings, argparse.Namespace], int]) -> Callable[[argparse.Namespace], int]:
     """Return the command with its settings read and its errors told in one line."""
 
     def command(arguments: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""``idl-hub drain``, ``undrain``, ``exclude`` and ``include``: requests to the hub, which alone carries them out."""
+"""``idl-hub drain``, ``undrain``, ``exclude``, ``include``, ``reload``: the hub alone carries such requests out."""
 
 from __future__ import annotations
 
@@ -62,6 +62,14 @@ def _include(settings: Settings, arguments: argparse.Namespace) -> int:
     return ask(settings, "include", {"gpu_uuid": _uuid(settings, arguments.gpu)})
 
 
+def _add_nothing(_parser: argparse.ArgumentParser) -> None:
+    pass
+
+
+def _reload(settings: Settings, _arguments: argparse.Namespace) -> int:
+    return ask(settings, "reload", {})
+
+
 def _uuid(settings: Settings, named: str) -> str:
     """Return the UUID of a GPU named by it or by server and number."""
     server, colon, number = named.rpartition(":")
@@ -97,4 +105,5 @@ COMMANDS = (
     ("undrain", _undrain, "bring a drained server back", _add_server),
     ("exclude", _exclude, "give a GPU to nobody any more; a session on it goes on", _add_gpu_and_reason),
     ("include", _include, "bring an excluded or sick GPU back", _add_gpu),
+    ("reload", _reload, "have the hub read its settings anew: servers join and leave without a restart", _add_nothing),
 )

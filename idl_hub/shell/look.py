@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from idl_hub.db import Reader
 from idl_hub.gpus import reclaim
 from idl_hub.gpus.fleet import from_settings
+from idl_hub.gpus.members import members_in, servers_of
 from idl_hub.shell.table import gib, moment, percent, table
 from idl_hub.web.live import Live
 from idl_hub.web.picture import Terms
@@ -40,6 +41,8 @@ async def _look(settings: Settings) -> Picture:
         fleet = from_settings(settings, lambda: live.closed())  # noqa: PLW0108 - it comes next
         terms = Terms(reclaim.policy_from(settings), settings.sessions.open_within_minutes * 60)
         live = Live(fleet, reader, terms)
+        if servers := servers_of(await reader.run(members_in)):
+            fleet.follow(servers)  # as the hub has them, whatever the settings say by now
         reading = asyncio.create_task(fleet.run())
         try:
             await fleet.wait_first(_READING_SECONDS)

@@ -27,12 +27,15 @@ from idl_hub.spawners.engine import Engine
 from idl_hub.spawners.executor import Executor
 from idl_hub.spawners.keeper import Keeper
 from idl_hub.spawners.line_keeper import LineKeeper
+from idl_hub.spawners.members import Members
+from idl_hub.spawners.reload import Reload
 from idl_hub.spawners.sessions import Sessions, ends_at
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from idl_hub.db import Database
+    from idl_hub.gpus.placement import Closed
     from idl_hub.settings import Settings
     from idl_hub.spawners.host import Host
     from idl_hub.spawners.hub_api import HubAPI
@@ -67,10 +70,12 @@ class Runtime:
         self.accounts = Accounts(database)
         self.out_of_service = OutOfService(database)
         self.out_of_service.load()
-        self.fleet = fleet.from_settings(settings, self.out_of_service.closed)
+        self.fleet = fleet.from_settings(settings, self._closed)
         for mark in self.out_of_service.read_ended_gpus():
             self.fleet.clear(mark.target, mark.since)
         self.keeper = Keeper(self.leases, hosts, hub_id)
+        self.members = Members(settings, database, self.keeper, self.fleet)
+        self.members.load()
         self.images = Images(settings, database)
         self.line = Line(database)
         self.events = Events(database)
@@ -93,6 +98,7 @@ class Runtime:
         self._policy = policy_from(settings)
         self._sessions = Sessions(database, self.fleet, IdleTracker(), self.line, self.events, api, self._policy)
         self._sessions.execute_for(self.executor)
+        self.executor.add("reload", Reload(settings, self.members, self.executor, self.events).execute)
         self._out_of_memory_noted: dict[str, float] = {}
         # Read once, before any spawner loads its state: load_state cannot wait.
         self._at_start = {lease.id: lease for lease in self.leases.read_live()}
@@ -117,6 +123,7 @@ class Runtime:
                 parts.create_task(self.executor.run())
                 parts.create_task(self._sessions.run())
                 parts.create_task(self._show_what_admins_must_see())
+                parts.create_task(self.members.run())
                 parts.create_task(self.images.run(self._answering_engines))
         finally:
             for host in self.keeper.hosts.values():
@@ -156,6 +163,9 @@ class Runtime:
             memory = f"{self.settings.spawner.memory_limit / 2**30:.3g} GB"
             text = f"a program of the session was killed: it used all of {memory} of memory"
             await self.events.note("error", text, user=live[lease_id].user, server=server, lease_id=lease_id)
+
+    def _closed(self) -> Closed:
+        return self.members.closed(self.out_of_service.closed())
 
     def _choose(self, holders: Mapping[str, str], gpu_count: int, wish: Wish = NO_WISH) -> Choice | NoGPU:
         holders = {**self.keeper.strangers, **holders}

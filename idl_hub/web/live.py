@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from sqlalchemy.exc import SQLAlchemyError
 
 from idl_hub.gpus.idle import IdleTracker
+from idl_hub.gpus.members import closed_with, servers_of
 from idl_hub.gpus.service import closed_by
 from idl_hub.web import me
 from idl_hub.web.changes import changes
@@ -19,12 +20,13 @@ from idl_hub.web.records import Records, read
 from idl_hub.web.viewer import message
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from idl_hub.db import Reader
     from idl_hub.gpus.history import Point
     from idl_hub.gpus.placement import Closed, GPUStanding
     from idl_hub.gpus.reading import ServerReading
+    from idl_hub.settings_servers import ServerSettings
     from idl_hub.web.picture import Picture, Terms
     from idl_hub.web.viewer import Viewer
 
@@ -37,7 +39,14 @@ class Fleet(Protocol):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """All servers that should be read."""
+        """All servers."""
+
+    @property
+    def without_gpus(self) -> frozenset[str]:
+        """Those that have no GPUs."""
+
+    def follow(self, servers: Iterable[ServerSettings]) -> None:
+        """Read these servers from now on."""
 
     def servers(self) -> tuple[ServerReading, ...]:
         """Return the newest reading of every server that has given one."""
@@ -81,6 +90,7 @@ class Live:
         self._looking = asyncio.Lock()
         self._looked_at = float("-inf")
         self._records = Records()
+        self._servers: tuple[ServerSettings, ...] = ()
         self._cleared: dict[str, float] = {}
         self._seen: tuple[Moment, Picture] | None = None
         self._told: Picture | None = None
@@ -136,7 +146,7 @@ class Live:
 
     def closed(self) -> Closed:
         """Return what is out of service, as the newest records say."""
-        return closed_by(self._records.marks)
+        return closed_with(closed_by(self._records.marks), self._records.members)
 
     @property
     def records(self) -> Records:
@@ -148,9 +158,17 @@ class Live:
             if self._seen is None or time.monotonic() - self._looked_at > oldest_seconds:
                 started = time.monotonic()
                 self._records = await self._reader.run(read)
+                self._follow_members()
                 self._seen = self._see()
                 self._looked_at = started
             return self._seen
+
+    def _follow_members(self) -> None:
+        """Read the servers that the hub has now: some may have joined or left since this process started."""
+        servers = servers_of(self._records.members)
+        if servers and servers != self._servers:
+            self._servers = servers
+            self._fleet.follow(servers)
 
     def _see(self) -> tuple[Moment, Picture]:
         for uuid, at in (self._records.returned or {}).items():
@@ -162,6 +180,7 @@ class Live:
         moment = Moment(
             now=now,
             names=self._fleet.names,
+            without_gpus=self._fleet.without_gpus,
             faults=self._fleet.faults(),
             readings=self._fleet.servers(),
             standings=self._fleet.standings(holders),

@@ -11,15 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 from idl_hub.gpus import reclaim
 from idl_hub.gpus.line import Outlook, TicketState, expectation, positions
+from idl_hub.gpus.members import Member
 from idl_hub.gpus.placement import State
 from idl_hub.gpus.service import ORPHAN
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
     from idl_hub.gpus.line import Ticket
     from idl_hub.gpus.placement import GPUStanding
-    from idl_hub.gpus.reading import GPU, ServerFigures, ServerReading
+    from idl_hub.gpus.reading import GPU, Disk, ServerFigures, ServerReading
     from idl_hub.web.records import Held, Records
 
 _MIB, _GIB = 2**20, 2**30
@@ -64,7 +65,7 @@ class Moment:
     now: float
     """Seconds since 1970."""
     names: Sequence[str]
-    """All servers that should be read."""
+    """All servers."""
     faults: Mapping[str, str]
     """Server -> why it has no newer reading."""
     readings: Sequence[ServerReading]
@@ -74,6 +75,8 @@ class Moment:
     """From a GPU's UUID to its last hour, in percent, minute by minute."""
     idle_since: Callable[[Sequence[str]], float | None]
     """From UUIDs to since when all of these GPUs are idle."""
+    without_gpus: Collection[str] = frozenset()
+    """Servers that have no GPUs, so that nobody reads them."""
 
 
 def paint(moment: Moment, terms: Terms) -> Picture:
@@ -125,12 +128,24 @@ def _servers(moment: Moment) -> dict[str, dict[str, Any]]:
     free = Counter(standing.server for standing in moment.standings if standing.state is State.FREE)
     stale = {standing.server for standing in moment.standings if standing.state is State.UNKNOWN}
     read = {reading.server: reading for reading in moment.readings}
+    members = {member.name: member for member in moment.records.members}
     servers = {}
-    for name in sorted({*moment.names, *read}):
-        reading, mark, fault = read.get(name), drained.get(name), moment.faults.get(name, "")
+    for name in sorted({*moment.names, *read, *members}):
+        reading, mark = read.get(name), drained.get(name)
+        member = members.get(name) or Member(name, None)
+        # Without GPUs there is nothing to read; whether its engine answers is all there is to know.
+        has_gpus = name not in moment.without_gpus
+        read_well = not has_gpus or (reading is not None and reading.health.ok and name not in stale)
         servers[name] = {
-            "healthy": reading is not None and reading.health.ok and name not in stale,
-            "health": fault or _health(reading),
+            "healthy": read_well and member.fault is None,
+            "health": member.why_closed or (_health(reading, moment.faults.get(name, "")) if has_gpus else "ok"),
+            "has_gpus": has_gpus,
+            "address": member.settings.address if member.settings else None,
+            "leaving": member.leaving,
+            "engine_version": member.engine_version,
+            "engine_silent_since": round(member.silent_since) if member.silent_since else None,
+            "engine_fault": member.fault,
+            "agent_fault": moment.faults.get(name) or None,
             "last_reading_at": round(reading.taken_at) if reading and name in stale else None,
             "drained": {"reason": mark.reason, "by": mark.by, "since": round(mark.since)} if mark else None,
             "sessions": sessions[name],
@@ -143,9 +158,9 @@ def _servers(moment: Moment) -> dict[str, dict[str, Any]]:
     return servers
 
 
-def _health(reading: ServerReading | None) -> str:
-    if reading is None:
-        return "no reading yet"
+def _health(reading: ServerReading | None, fault: str) -> str:
+    if fault or reading is None:
+        return fault or "no reading yet"
     return reading.health.words or reading.health.state.value
 
 
@@ -156,6 +171,16 @@ def _figures(figures: ServerFigures | None) -> dict[str, Any]:
         "cpu_utilization_ratio": None if ratio is None else round(ratio, 2),
         "memory_total_bytes": figures.memory_total_bytes if figures else None,
         "memory_available_bytes": figures.memory_available_bytes // _GIB * _GIB if figures else None,
+        "disks": [_disk(disk) for disk in figures.disks] if figures else [],
+    }
+
+
+def _disk(disk: Disk) -> dict[str, Any]:
+    free = disk.free_bytes
+    return {
+        "path": disk.path,
+        "total_bytes": disk.total_bytes,
+        "free_bytes": None if free is None else free // _GIB * _GIB,
     }
 
 

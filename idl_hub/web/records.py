@@ -12,12 +12,14 @@ from sqlalchemy import func, select
 from idl_hub.db.tables import LeaseGPURow, LeaseRow, OutOfServiceRow, TicketRow
 from idl_hub.gpus.leases import Phase
 from idl_hub.gpus.line import Ticket, tickets_in
+from idl_hub.gpus.members import Member, members_in
 from idl_hub.gpus.service import Mark, marks_in
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from sqlalchemy.orm import Session
+
 
 _ENDED_IS_NEWS_SECONDS = 3600
 
@@ -78,12 +80,19 @@ class Records:
     marks: tuple[Mark, ...] = ()
     returned: Mapping[str, float] | None = None
     """GPU UUID -> when an admin last put it into service again."""
+    members: tuple[Member, ...] = ()
+    """The servers as the hub has them; none before it has written them down."""
 
 
 def read(session: Session) -> Records:
     """Return what is live, within a transaction of the caller."""
     return Records(
-        _leases(session), tickets_in(session), _ended_tickets(session), marks_in(session), _returned(session)
+        _leases(session),
+        tickets_in(session),
+        _ended_tickets(session),
+        marks_in(session),
+        _returned(session),
+        members_in(session),
     )
 
 

@@ -331,7 +331,8 @@ def test_settings_with_servers_ask_their_agents(tmp_path: Path) -> None:
     ]
     servers.append({"name": "without-gpus"})
     fleet = from_settings(Settings.model_validate({"servers": servers, "spawner": {"kind": "process"}}))
-    assert fleet.names == ("gpu01", "gpu02")
+    assert fleet.names == ("gpu01", "gpu02", "without-gpus")
+    assert fleet.without_gpus == {"without-gpus"}
     assert all(isinstance(source, AgentClient) for source in fleet._sources.values())
 
 

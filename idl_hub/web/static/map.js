@@ -92,8 +92,8 @@ function showServer(name) {
 
 function factsOf(server) {
   if (server.last_reading_at) return `no reading since ${clock(server.last_reading_at)}: its GPUs are unknown and not given out`;
-  if (!server.healthy) return server.health;
-  const facts = [`${server.free} of ${server.gpus} free`, `${server.sessions} ${server.sessions === 1 ? "session" : "sessions"}`];
+  if (!server.healthy || server.leaving) return `${server.health} · ${sessionsOf(server)}`;
+  const facts = [server.has_gpus ? `${server.free} of ${server.gpus} free` : "no GPUs", sessionsOf(server)];
   if (server.cpu_utilization_ratio !== null) facts.push(`CPU ${percent(server.cpu_utilization_ratio)} of ${server.cpu_count} cores`);
   if (server.memory_total_bytes !== null) {
     const GIB = 2 ** 30;
@@ -102,6 +102,8 @@ function factsOf(server) {
   }
   return facts.join(" · ");
 }
+
+const sessionsOf = ({ sessions }) => `${sessions} ${sessions === 1 ? "session" : "sessions"}`;
 
 function showTile(key) {
   const gpu = model.gpus[key];
@@ -163,7 +165,7 @@ function forgetServer(name) {
 async function drain(name) {
   const path = `api/servers/${encodeURIComponent(name)}`;
   if (model.servers[name].drained) {
-    await confirmed({ heading: `Bring ${name} back?`, text: "Its healthy GPUs are given out again.", yes: "Bring back", path: `${path}/undrain` });
+    await confirmed({ heading: `Bring ${name} back?`, text: model.servers[name].has_gpus ? "Its healthy GPUs are given out again." : "It gets sessions again.", yes: "Bring back", path: `${path}/undrain` });
     return;
   }
   const { sessions } = model.servers[name];
