@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import aiohttp
 from jupyterhub.spawner import Spawner
 from jupyterhub.utils import url_path_join
+from sqlalchemy.exc import SQLAlchemyError
 from traitlets import Integer, default
 
 from idl_hub import subdomains
 from idl_hub.gpus.line import Ticket, positions
 from idl_hub.gpus.placement import NoGPU
 from idl_hub.homes.words import remainder
-from idl_hub.spawners import options
+from idl_hub.spawners import last_session, options
 from idl_hub.spawners.host import HostError, UnfitHostError
 from idl_hub.spawners.progress import Progress
 from idl_hub.spawners.refusal import Refusal
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from idl_hub.gpus.leases import Lease, Phase
     from idl_hub.homes.store import Home
     from idl_hub.spawners.host import Host
+    from idl_hub.spawners.last_session import Ended
     from idl_hub.spawners.runtime import Runtime
 
 _ASK_EVERY_SECONDS = 0.05
@@ -267,7 +269,7 @@ class GPUSpawnerMixin(Spawner):
 
     def _ended(self, lease: Lease) -> int:
         self.lease = None
-        self.runtime.keeper.give_back_soon(lease, "its server ended")
+        self.runtime.keeper.give_back_soon(lease, last_session.ENDED_BY_ITSELF)
         return 0
 
     async def progress(self) -> AsyncIterator[dict[str, int | str]]:
@@ -287,7 +289,7 @@ class GPUSpawnerMixin(Spawner):
         """End the server and free its GPUs; when its host does not answer, the GPUs stay held until it does."""
         lease, self.lease = self.lease, None
         if lease is not None:
-            await asyncio.shield(self.runtime.keeper.give_back_soon(lease, "stopped"))
+            await asyncio.shield(self.runtime.keeper.give_back_soon(lease, last_session.STOPPED))
 
     # -- state ----------------------------------------------------------------------------------------
 
@@ -370,6 +372,16 @@ class GPUSpawnerMixin(Spawner):
         """Return the student's home, for a page; None where homes are Docker volumes, or it does not answer soon."""
         homes = self.runtime.homes
         return await homes.look(self.user.name) if homes else None
+
+    async def last_session(self) -> Ended | None:
+        """Return how the last session ended, for the hub's pages; None where that is no news, or nobody can tell."""
+        try:
+            return await self.runtime.database.run(
+                lambda session: last_session.find(session, self.user.name, self.name, time.time())
+            )
+        except SQLAlchemyError:
+            self.log.exception("%s: how the last session ended could not be read", self._log_name)
+            return None
 
     async def room_in_home(self) -> str:
         """Say for the home page how much room there is in the student's home; nothing where that is not known."""

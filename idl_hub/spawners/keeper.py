@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from idl_hub.gpus.leases import Lease, Leases, Phase
 from idl_hub.spawners.host import Host, HostError, Unit
+from idl_hub.spawners.last_session import ENDED_BY_ITSELF
 from idl_hub.spawners.looks import Looked, Silence
 from idl_hub.spawners.verdicts import verdicts
 
@@ -350,6 +351,8 @@ class Keeper:
             await host.settle(lease.id)
             for unit in await host.units():
                 if unit.lease_id == lease.id and unit.hub_id == self.hub_id:
+                    if why == ENDED_BY_ITSELF:
+                        why = unit.ending or why  # who asks whether a server runs may come before the host's own news
                     await host.remove(unit.id, lease.id)
             await self.leases.end(lease.id, why)
             self.on_freed()
