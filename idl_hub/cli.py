@@ -26,6 +26,7 @@ COMMAND_MODULES = {
     "web": "idl_hub.web.commands",
     "images": "idl_hub.images.commands",
     "homes": "idl_hub.homes.commands",
+    "snapshots": "idl_hub.homes.snapshots_commands",
     "firewall": "idl_hub.servers.firewall_command",
     **dict.fromkeys(_OF_SHELL, "idl_hub.shell"),
 }

@@ -14,6 +14,7 @@ from idl_hub import subdomains
 from idl_hub.db import Database
 from idl_hub.db.accounts import NAME_PATTERN
 from idl_hub.gpus.leases import Leases
+from idl_hub.homes.snapshots import kept_by
 from idl_hub.login import AccountNamesMixin, DemoAuthenticator
 from idl_hub.people import CUSTOM_SCOPES, GROUPS, HELPER, ROLES, SERVER_TOKEN_SCOPES, demo_people
 from idl_hub.settings import Settings, SettingsError
@@ -76,6 +77,7 @@ def _pages(c: Any, settings: Settings) -> None:
         "isolated": settings.spawner.kind != "process",
         "demo_students": settings.login.demo_students if settings.login.kind == "demo" else 0,
         "web_url": web_service.public_url(settings),
+        "versions": kept_by(settings.homes),
     }
 
 

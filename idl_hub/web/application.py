@@ -14,7 +14,7 @@ from tornado import web
 from idl_hub import subdomains
 from idl_hub.db.commands import Commands
 from idl_hub.people import USE_WEB
-from idl_hub.web import api, pages, service
+from idl_hub.web import api, pages, service, versions
 from idl_hub.web.access import Groups
 from idl_hub.web.stream import Events
 
@@ -90,6 +90,12 @@ def make(settings: Settings, live: Live, database: Database, auth: HubOAuth) -> 
         (f"api/gpus/{_ID}/(exclude|include|end-orphan)", api.GPURequest),
         (f"api/sessions/{_ID}/end", api.SessionRequest),
         (f"api/line/{_ID}/(front|leave)", api.PlaceRequest),
+        ("versions", versions.VersionsPage),
+        ("api/versions", versions.VersionList),
+        (f"api/versions/{_ID}/differences", versions.Differences),
+        (f"api/versions/{_ID}/folder", versions.Folder),
+        (f"api/versions/{_ID}/file", versions.File),
+        (f"api/versions/{_ID}/restore", versions.Restore),
         ("api/.*", api.Nothing),
     ]
     assets = {
@@ -108,6 +114,7 @@ def make(settings: Settings, live: Live, database: Database, auth: HubOAuth) -> 
         ],
         cookie_secret=secrets.token_bytes(32),
         idl_hub_settings=settings,
+        idl_hub_versions=versions.Versions(settings),
         idl_hub_templates=Environment(
             loader=FileSystemLoader(_HERE / "templates"), autoescape=True, undefined=StrictUndefined
         ),

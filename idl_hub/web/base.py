@@ -9,6 +9,7 @@ from jupyterhub.services.auth import HubOAuth, HubOAuthenticated
 from sqlalchemy.exc import SQLAlchemyError
 from tornado import web
 
+from idl_hub.homes.snapshots import kept_by
 from idl_hub.web.access import HubAwayError, Visitor
 
 if TYPE_CHECKING:
@@ -117,6 +118,7 @@ class Page(Handler):
                 trial=self.shared.trial,
                 simulated=bool(self.shared.gpus.simulated),
                 isolated=self.shared.spawner.kind != "process",
+                versions=kept_by(self.shared.homes),
                 **values,
             )
         )

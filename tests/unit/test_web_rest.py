@@ -19,6 +19,7 @@ STUDENT, ASSISTANT, LECTURER, ADMIN = "student1", "assistant", "lecturer", "admi
 EVERYBODY = {STUDENT, ASSISTANT, LECTURER, ADMIN}
 STAFF = EVERYBODY - {STUDENT}
 GPU = uuid_of("gpu01", 0)
+VERSION = "2026-11-22T1740+0100"
 # Address -> who may; the answer to others is 403. 409 is an answer to somebody who may, but has nothing to keep.
 RIGHTS = {
     "GET api/me": EVERYBODY,
@@ -28,6 +29,11 @@ RIGHTS = {
     "GET api/fleet": STAFF,
     "GET api/line": EVERYBODY,
     "GET openapi.yaml": EVERYBODY,
+    "GET api/versions": EVERYBODY,
+    f"GET api/versions/{VERSION}/differences": EVERYBODY,
+    f"GET api/versions/{VERSION}/folder": EVERYBODY,
+    f"GET api/versions/{VERSION}/file": EVERYBODY,
+    f"POST api/versions/{VERSION}/restore": EVERYBODY,
     "POST api/servers/gpu01/drain": {ADMIN},
     "POST api/servers/gpu01/undrain": {ADMIN},
     f"POST api/gpus/{GPU}/exclude": {ADMIN},
@@ -73,7 +79,7 @@ def test_each_address_serves_those_who_may_and_refuses_all_others(pages, tokens,
 
 def test_the_description_names_every_address_and_no_other(pages, tokens):
     described = yaml.safe_load(pages.call("GET", "openapi.yaml", tokens[STUDENT]).text)
-    names = {"gpu01": "{server}", GPU: "{uuid}", "lease2": "{lease}", "ticket0": "{ticket}"}
+    names = {"gpu01": "{server}", GPU: "{uuid}", "lease2": "{lease}", "ticket0": "{ticket}", VERSION: "{version}"}
     tested = set()
     for address in [*RIGHTS, "GET api/events"]:
         method, path = address.split()
