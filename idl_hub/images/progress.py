@@ -111,7 +111,7 @@ def _advance(layer: _Layer, status: str, detail: Mapping[str, Any]) -> None:
     current = int(detail.get("current") or 0)
     if status == "Downloading":
         layer.size_bytes = layer.size_bytes or int(detail.get("total") or 0)
-        layer.fetched_bytes = current
+        layer.fetched_bytes = min(current, layer.size_bytes)
     elif status in _FETCHED:
         layer.size_bytes = layer.size_bytes or layer.fetched_bytes
         layer.fetched_bytes = layer.size_bytes

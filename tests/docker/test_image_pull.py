@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import requests
 from engine_door import EngineDoor
 from hubs import Hub, docker, wait_for
 from images_shell import build, images, run_images
@@ -98,15 +97,23 @@ def course(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Course]:
                 subprocess.run(["docker", "rmi", name], capture_output=True, timeout=60)
 
 
-def watch(student: Student) -> requests.Response:
-    """Open the progress page and return when it shows something."""
-    answer = student.request("GET", f"/hub/api/users/{student.name}/server/progress", stream=True)
-    assert answer.ok, answer.status_code
-    return answer
+class ProgressPage:
+    """What a student's progress page shows, from the beginning."""
 
+    def __init__(self, student: Student) -> None:
+        page = student.request("GET", f"/hub/api/users/{student.name}/server/progress", stream=True)
+        assert page.ok, page.status_code
+        self._lines = page.iter_lines(decode_unicode=True)
+        self.events: list[dict[str, Any]] = []
 
-def messages(shown: requests.Response) -> list[dict[str, Any]]:
-    return [json.loads(line[5:]) for line in shown.iter_lines(decode_unicode=True) if line.startswith("data:")]
+    def read(self, until: str = "") -> list[dict[str, Any]]:
+        """Read on to the end, or to a message that begins with `until`; return all events so far."""
+        for line in self._lines:
+            if line.startswith("data:"):
+                self.events.append(json.loads(line[5:]))
+                if until and self.events[-1]["message"].startswith(until):
+                    break
+        return self.events
 
 
 def test_everybody_who_waits_for_the_image_sees_the_one_pull_that_brings_it(course: Course) -> None:
@@ -116,12 +123,14 @@ def test_everybody_who_waits_for_the_image_sees_the_one_pull_that_brings_it(cour
     course.door.hold("/images/create")
     for student in students:
         assert student.submit_start().status_code == 302
-    pages = [watch(student) for student in students]
+    pages = [ProgressPage(student) for student in students]
+    for page in pages:
+        page.read(until="Fetching the image")
     assert course.door.held.wait(20), "nothing is pulled"
     course.door.open()
 
     for student, page in zip(students, pages, strict=True):
-        shown = messages(page)
+        shown = page.read()
         said = [event["message"] for event in shown]
         assert shown[-1].get("ready"), said
         assert "Fetching the image: asking for what is missing" in said
