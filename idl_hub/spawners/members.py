@@ -23,8 +23,9 @@ if TYPE_CHECKING:
     from idl_hub.gpus.fleet import Fleet
     from idl_hub.gpus.leases import Lease
     from idl_hub.gpus.placement import Closed
-    from idl_hub.settings import Settings
+    from idl_hub.settings import Settings, SpawnerSettings
     from idl_hub.settings_servers import ServerSettings
+    from idl_hub.spawners.host import Host
     from idl_hub.spawners.keeper import Keeper
 
 log = logging.getLogger("idl_hub.members")
@@ -57,6 +58,8 @@ class Members:
     ----------
     keeper
         Already has the hosts that the settings name.
+    make
+        Makes the host of one that joins.
     """
 
     def __init__(
@@ -66,7 +69,9 @@ class Members:
         keeper: Keeper,
         fleet: Fleet,
         clock: Callable[[], float] = time.time,
+        make: Callable[[ServerSettings, SpawnerSettings], Host] = make_host,
     ) -> None:
+        self._make = make
         self._spawner = settings.spawner
         self._database = database
         self._keeper = keeper
@@ -90,7 +95,7 @@ class Members:
                 continue
             log.info("%s is not in the settings any more; its sessions are looked after until they end", member.name)
             self._leaving[member.name] = self._connected[member.name] = member.settings
-            self._keeper.join(make_host(member.settings, self._spawner))
+            self._keeper.join(self._make(member.settings, self._spawner))
             self._keeper.retire(member.name)
         self._follow()
 
@@ -124,7 +129,7 @@ class Members:
 
     def _connect(self, server: ServerSettings) -> None:
         self._connected[server.name] = server
-        self._keeper.join(make_host(server, self._spawner))
+        self._keeper.join(self._make(server, self._spawner))
 
     def _follow(self) -> None:
         if not self._this_machine:
