@@ -153,6 +153,13 @@ class HomeSettings(Section):
         default_factory=_kept,
         description="How many hourly, daily and weekly copies are kept.",
     )
+    fence_command: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
+        (),
+        description="Program, with its arguments, that cuts a server which does not answer off from the homes; called "
+        "with `fence SERVER ACCOUNT` and, when all is well again, `unfence SERVER ACCOUNT`, and done when it ends "
+        "with 0. When empty, students who start elsewhere take the risk of two writers.",
+    )
+    fence_seconds: float = Field(30, gt=0, le=600, description="Longest time that program may take.")
 
 
 class ImageSettings(Section):

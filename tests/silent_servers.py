@@ -102,8 +102,9 @@ class Room:
         wait_for(lambda: not self.hub.leftovers(), f"nothing to be left\n{self.hub.log_tail()}", 45)
 
     def closed(self) -> list[Any]:
-        """Return which servers are fenced."""
-        return self.hub.rows("select lease_id from fence where lifted_at is null")
+        """Return what keeps servers closed after they were silent."""
+        shown = self.hub.rows("select target from out_of_service where kind = 'fenced' and ended_at is null")
+        return [*self.hub.rows("select lease_id from fence where lifted_at is null"), *shown]
 
 
 def start(folder: Path, *, fence: bool = True, config: str = "", students: int = 4) -> Iterator[Room]:

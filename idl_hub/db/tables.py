@@ -143,7 +143,7 @@ class OutOfServiceRow(Base):
     __tablename__ = "out_of_service"
     id: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=True)
     kind: Mapped[str] = mapped_column(String(16))
-    """server or gpu."""
+    """server or gpu; or what the hub found: orphan (a GPU), fenced (a server)."""
     target: Mapped[str] = mapped_column(String(255))
     """A server's name or a GPU's UUID."""
     reason: Mapped[str] = mapped_column(Text)

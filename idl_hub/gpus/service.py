@@ -10,6 +10,7 @@ from sqlalchemy import select
 
 from idl_hub.db.tables import OutOfServiceRow
 from idl_hub.gpus.placement import Closed
+from idl_hub.gpus.silence import FENCED
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -25,7 +26,7 @@ ORPHAN = "orphan"
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """A server or GPU that is out of service."""
+    """A server or GPU that is out of service; `kind` is server, gpu, `ORPHAN` or `FENCED`."""
 
     kind: str
     target: str
@@ -101,7 +102,7 @@ def closed_by(marks: Iterable[Mark]) -> Closed:
     """Return marks as placement reads them."""
     said = {(mark.kind, mark.target): f"{mark.reason} ({mark.by})" for mark in marks}
     return Closed(
-        servers={target: why for (kind, target), why in said.items() if kind == "server"},
+        servers={target: why for (kind, target), why in said.items() if kind in ("server", FENCED)},
         gpus={target: why for (kind, target), why in said.items() if kind in ("gpu", ORPHAN)},
     )
 

@@ -35,6 +35,10 @@ class Refused(Exception):  # noqa: N818 - an answer, not a fault
     """The request makes no sense now; the message is for who asked."""
 
 
+async def _as_usual(_lease: Lease, _by: str) -> None:
+    return None
+
+
 class Executor:
     """One per hub, run inside its loop.
 
@@ -81,6 +85,8 @@ class Executor:
             "leave_line": self._leave_line,
             "to_front": self._to_front,
         }
+        self.end_silent: Callable[[Lease, str], Awaitable[str | None]] = _as_usual
+        """Ends a session whose server does not answer, for somebody; returns None when its server does."""
 
     def add(self, kind: str, execute: Callable[[Command], Awaitable[str]]) -> None:
         """Let another part of the hub execute a kind of request."""
@@ -155,6 +161,8 @@ class Executor:
         lease = await self._lease(command)
         message = f"{command.asked_by} ends your session: {_text(command, 'message') or 'no reason was given'}"
         await self._events.note("stop", message, user=lease.user, server=lease.server, lease_id=lease.id)
+        if (said := await self.end_silent(lease, command.asked_by)) is not None:
+            return said
         if lease.phase is not Phase.RUNNING:
             await self._api.stop(lease.user, lease.server_name)
             return f"The session of {lease.holder} is being ended."

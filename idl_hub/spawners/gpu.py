@@ -7,7 +7,6 @@ import time
 from html import escape
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import aiohttp
 from jupyterhub.spawner import Spawner
 from jupyterhub.utils import url_path_join
 from sqlalchemy.exc import SQLAlchemyError
@@ -17,7 +16,7 @@ from idl_hub import subdomains
 from idl_hub.gpus.line import Ticket, positions
 from idl_hub.gpus.placement import NoGPU
 from idl_hub.homes.words import remainder
-from idl_hub.spawners import last_session, options
+from idl_hub.spawners import last_session, options, reach
 from idl_hub.spawners.host import HostError, UnfitHostError
 from idl_hub.spawners.progress import Progress
 from idl_hub.spawners.refusal import Refusal
@@ -29,11 +28,11 @@ if TYPE_CHECKING:
     from idl_hub.homes.store import Home
     from idl_hub.spawners.host import Host
     from idl_hub.spawners.last_session import Ended
+    from idl_hub.spawners.lost import Notice
     from idl_hub.spawners.runtime import Runtime
 
 _ASK_EVERY_SECONDS = 0.05
 _ASK_EVERY_SHARE = 0.05
-_ASK_TIMEOUT_SECONDS = 5
 _LOOK_EVERY_SECONDS = 1.0
 _OWN_CLEANUP_SECONDS = 60
 _MOST_SERVERS = 5
@@ -158,6 +157,8 @@ class GPUSpawnerMixin(Spawner):
             raise self._no_server()
         if not await self.runtime.keeper.cleaned(self.user.name, self.name, _OWN_CLEANUP_SECONDS):
             raise Refusal("Your earlier server is still being stopped. Try again in a minute.", "still_stopping", 409)
+        if why := await self.runtime.lost.why_no_start(self.user.name, self.name):
+            raise self._left_behind(why)
         if wanted.gpu_count > max(1, self.runtime.fleet.most_gpus()):
             raise Refusal(f"No server has {wanted.gpu_count} GPUs. Ask for fewer.", "options", 400)
         found = await self.runtime.reserve(self.user.name, self.name, wanted.gpu_count, self.user_options)
@@ -194,6 +195,19 @@ class GPUSpawnerMixin(Spawner):
         )
         return Refusal(message, "queued", 409, message_html=f"{escape(message)} {links}")
 
+    def _left_behind(self, why: str) -> Refusal:
+        web = subdomains.service_origin(self.runtime.settings.hub.subdomain_host, "web")
+        page = escape(f"{web}/services/web/lost")
+        # The mark lets the page bring the student there by itself.
+        link = f'<a class="alert-link" data-idl-line href="{page}">See what you can do</a>.'
+        message = f"{why} Your saved files are safe."
+        return Refusal(
+            f"{message} The page {page} says what you can do.",
+            "left_behind",
+            409,
+            message_html=f"{escape(message)} {link}",
+        )
+
     def _no_server(self) -> Refusal:
         return Refusal(
             "No server for students answers right now. Nothing of yours is lost. "
@@ -211,19 +225,12 @@ class GPUSpawnerMixin(Spawner):
         )
 
     async def _wait_until_answering(self, lease: Lease, address: tuple[str, int]) -> None:
-        """Return when ``GET {base_url}api`` answers: an open port proves nothing, Docker's proxy opens it early."""
+        """Return when ``GET {base_url}api`` answers."""
         url = f"http://{address[0]}:{address[1]}{url_path_join(self.server.base_url, 'api')}"
-        timeout = aiohttp.ClientTimeout(total=_ASK_TIMEOUT_SECONDS)
         began = time.monotonic()
         look_at = began + _LOOK_EVERY_SECONDS
-        async with aiohttp.ClientSession(timeout=timeout, trust_env=False) as session:
-            while True:  # JupyterHub ends it after start_timeout
-                try:
-                    async with session.get(url, allow_redirects=False) as response:
-                        if response.status < 500:
-                            return
-                except (aiohttp.ClientError, TimeoutError, OSError):
-                    pass
+        async with reach.client() as client:
+            while not await reach.answers(client, url):  # JupyterHub ends it after start_timeout
                 if time.monotonic() >= look_at:
                     look_at = time.monotonic() + _LOOK_EVERY_SECONDS
                     await self.check_alive(lease)
@@ -250,22 +257,37 @@ class GPUSpawnerMixin(Spawner):
     async def poll(self) -> int | None:
         """Return None while the server runs or nobody can say, else 0. Never raises.
 
-        While a hub starts, JupyterHub stops what does not answer: so it waits for the host, up to the grace time.
+        While a hub starts, JupyterHub stops what does not answer: so it waits until the host or the server answers,
+        or the session was given up.
         """
         lease = self.lease
         if lease is None:
             return 0
         deadline = time.monotonic() + self.runtime.settings.spawner.restart_grace_seconds
         while True:
-            try:
-                return None if await self.is_running(lease) else self._ended(lease)
-            except HostError as error:
-                self.log.warning("%s: whether it runs is unknown: %s", self._log_name, error)
-            except Exception:  # whatever it is, it does not prove that the server ended
-                self.log.exception("%s: poll failed; taken as running", self._log_name)
-            if not self._check_pending or time.monotonic() >= deadline:
+            if self.runtime.lost.given_up(lease.id):
+                self.lease = None  # the keeper removes what it left, when its server is back
+                return 0
+            if self.runtime.keeper.silence(lease.server) is None:
+                try:
+                    return None if await self.is_running(lease) else self._ended(lease)
+                except HostError as error:
+                    self.log.warning("%s: whether it runs is unknown: %s", self._log_name, error)
+                except Exception:  # whatever it is, it does not prove that the server ended
+                    self.log.exception("%s: poll failed; taken as running", self._log_name)
+            if not self._check_pending or (time.monotonic() >= deadline and await self._answers_by_itself()):
                 return None
             await asyncio.sleep(0.5)
+
+    async def _answers_by_itself(self) -> bool:
+        """Whether the server is reached, whatever its host says."""
+        async with reach.client() as client:
+            return await reach.answers(client, url_path_join(self.server.url, "api"))
+
+    @property
+    def notice(self) -> Notice | None:
+        """What the home page says when the session's server does not answer."""
+        return self.runtime.lost.notice(self.lease)
 
     def _ended(self, lease: Lease) -> int:
         self.lease = None

@@ -148,6 +148,8 @@ class Keeper:
                         self._looked[name].something_ended()
             except HostError as error:
                 log.info("%s: %s Trying again", name, error)
+                if not self._looked[name].fault:
+                    self._looked[name].due.set()  # it may be the first sign of a silence
             except Exception:  # the watch must outlive any fault, and say it
                 log.exception("Listening to %s failed; trying again", name)
             await asyncio.sleep(_LISTEN_AGAIN_SECONDS)
@@ -345,8 +347,10 @@ class Keeper:
                 log.warning("Lease %s is on %s, which is not in the settings any more", lease.id, lease.server)
                 await self.leases.advance(lease.id, Phase.LOST)
                 return
-            if self.silence(lease.server) is not None:
-                raise HostError("it does not answer")  # who stops a server should not wait for that once more
+            if self.silence(lease.server) is not None:  # who stops a server should not wait for that once more
+                log.warning("Lease %s keeps its GPUs: %s does not answer", lease.id, lease.server)
+                await self.leases.advance(lease.id, Phase.LOST)
+                return
             await self.leases.advance(lease.id, Phase.STOPPING)
             await host.settle(lease.id)
             for unit in await host.units():

@@ -27,6 +27,7 @@ from idl_hub.spawners.engine import Engine
 from idl_hub.spawners.executor import Executor
 from idl_hub.spawners.keeper import Keeper
 from idl_hub.spawners.line_keeper import LineKeeper
+from idl_hub.spawners.lost import Lost
 from idl_hub.spawners.members import Members
 from idl_hub.spawners.reload import Reload
 from idl_hub.spawners.sessions import Sessions, ends_at
@@ -95,8 +96,20 @@ class Runtime:
             self.fleet,
             settings.quiet,
         )
+        self.lost = Lost(settings, database, self.keeper, self.out_of_service, self.events, api)
+        self.lost.execute_for(self.executor)
+        self.lost.on_returned = self.line_keeper.wake
         self._policy = policy_from(settings)
-        self._sessions = Sessions(database, self.fleet, IdleTracker(), self.line, self.events, api, self._policy)
+        self._sessions = Sessions(
+            database,
+            self.fleet,
+            IdleTracker(),
+            self.line,
+            self.events,
+            api,
+            self._policy,
+            silent=lambda server: self.lost.silent_since(server) is not None,
+        )
         self._sessions.execute_for(self.executor)
         self.executor.add("reload", Reload(settings, self.members, self.executor, self.events).execute)
         self._out_of_memory_noted: dict[str, float] = {}
@@ -122,6 +135,7 @@ class Runtime:
                 parts.create_task(self.line_keeper.run())
                 parts.create_task(self.executor.run())
                 parts.create_task(self._sessions.run())
+                parts.create_task(self.lost.run())
                 parts.create_task(self._show_what_admins_must_see())
                 parts.create_task(self.members.run())
                 parts.create_task(self.images.run(self._answering_engines))
@@ -168,13 +182,14 @@ class Runtime:
         return self.members.closed(self.out_of_service.closed())
 
     def _choose(self, holders: Mapping[str, str], gpu_count: int, wish: Wish = NO_WISH) -> Choice | NoGPU:
+        open_servers = self.keeper.answering - self.lost.closed_servers
         holders = {**self.keeper.strangers, **holders}
         # A server without the image takes minutes to fetch it, or cannot: only when there is no other.
         if self.images.lacking:
-            found = self.fleet.choose(holders, gpu_count, self.keeper.answering - self.images.lacking, wish)
+            found = self.fleet.choose(holders, gpu_count, open_servers - self.images.lacking, wish)
             if isinstance(found, Choice):
                 return found
-        return self.fleet.choose(holders, gpu_count, self.keeper.answering, wish)
+        return self.fleet.choose(holders, gpu_count, open_servers, wish)
 
     async def _show_what_admins_must_see(self) -> None:
         """Write down which GPUs are sick and which hold orphans, for the pages and for the next start."""

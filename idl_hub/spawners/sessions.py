@@ -49,6 +49,8 @@ class Sessions:
     ----------
     policy
         How long a session may idle and last.
+    silent
+        Whether a server does not answer: its sessions are judged when it does, since nobody could tell their holders.
     """
 
     def __init__(
@@ -61,7 +63,9 @@ class Sessions:
         api: HubAPI,
         policy: reclaim.Policy,
         clock: Callable[[], float] = time.time,
+        silent: Callable[[str], bool] = lambda _server: False,
     ) -> None:
+        self._silent = silent
         self._database = database
         self._fleet = fleet
         self._idle = idle
@@ -102,7 +106,8 @@ class Sessions:
             await self._write_use()
         wanted = sum(ticket.gpu_count for ticket in await self._line.live() if ticket.state is TicketState.WAITING)
         # The longest idle come first, and no more of them than those in line can use.
-        for row in sorted((row for row in rows if row.gpus or row.ends_at), key=self._idle_since):
+        judged = [row for row in rows if (row.gpus or row.ends_at) and not self._silent(row.server)]
+        for row in sorted(judged, key=self._idle_since):
             await self._judge(row, others_wait=wanted > 0)
             wanted -= len(row.gpus)
 

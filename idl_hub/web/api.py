@@ -37,16 +37,27 @@ class API(Handler):
 
     def text(self, name: str, otherwise: str) -> str:
         """Return a text from the JSON body, which may be left out."""
+        value = self.body().get(name)
+        if value is not None and (not isinstance(value, str) or len(value) > _LONGEST_TEXT):
+            raise Refusal(400, f"{name} must be a text of at most {_LONGEST_TEXT} characters.")
+        return (value or "").strip() or otherwise
+
+    def yes(self, name: str) -> bool:
+        """Return a true or false from the JSON body; false when it is left out."""
+        value = self.body().get(name, False)
+        if not isinstance(value, bool):
+            raise Refusal(400, f"{name} must be true or false.")
+        return value
+
+    def body(self) -> dict[str, Any]:
+        """Return the JSON body; empty when there is none."""
         try:
             body = json.loads(self.request.body or b"{}")
         except ValueError:
             raise Refusal(400, "The body of the request is not JSON.") from None
         if not isinstance(body, dict):
             raise Refusal(400, "The body of the request must be a JSON object.")
-        value = body.get(name)
-        if value is not None and (not isinstance(value, str) or len(value) > _LONGEST_TEXT):
-            raise Refusal(400, f"{name} must be a text of at most {_LONGEST_TEXT} characters.")
-        return (value or "").strip() or otherwise
+        return body
 
     async def ask(self, kind: str, arguments: Mapping[str, Any]) -> None:
         """Ask the hub to do something, and answer with what came of it."""
@@ -81,7 +92,7 @@ class Me(API):
 
 
 class MyRequest(API):
-    """`POST api/me/keep`, `extend`, `leave-line`: everybody, for themselves."""
+    """`POST api/me/keep`, `extend`, `leave-line`, `elsewhere`: everybody, for themselves."""
 
     async def post(self, verb: str) -> None:
         """Find what it is about, and ask the hub."""
@@ -90,6 +101,11 @@ class MyRequest(API):
             if about["ticket"] is None:
                 raise Refusal(409, "You are not in the line.")
             await self.ask("leave_line", {"ticket_id": about["ticket"]["id"]})
+            return
+        if verb == "elsewhere":
+            if about["silence"] is None:
+                raise Refusal(409, "Nothing of yours is on a server that does not answer. Open or start your server.")
+            await self.ask("start_elsewhere", {"lease_id": about["silence"]["lease_id"], "risk": self.yes("risk")})
             return
         if about["session"] is None:
             raise Refusal(409, "You have no session.")

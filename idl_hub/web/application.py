@@ -80,9 +80,10 @@ def make(settings: Settings, live: Live, database: Database, auth: HubOAuth) -> 
     addresses: list[tuple[str, type[web.RequestHandler]]] = [
         ("", pages.Map),
         ("line", pages.LinePage),
+        ("lost", pages.LostPage),
         ("openapi.yaml", api.Description),
         ("api/me", api.Me),
-        ("api/me/(keep|extend|leave-line)", api.MyRequest),
+        ("api/me/(keep|extend|leave-line|elsewhere)", api.MyRequest),
         ("api/fleet", api.FleetView),
         ("api/line", api.LineView),
         ("api/events", Events),

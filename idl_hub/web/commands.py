@@ -20,6 +20,7 @@ from idl_hub.settings import Settings, SettingsError
 from idl_hub.web import application, service
 from idl_hub.web.live import Live
 from idl_hub.web.picture import Terms
+from idl_hub.web.silence import Terms as SilenceTerms
 
 if TYPE_CHECKING:
     import argparse
@@ -67,7 +68,8 @@ async def _serve(settings: Settings) -> None:
         database, reader = Database(settings.hub.database_address), Reader(settings.hub.database_address)
         held.callback(database.close)
         held.callback(reader.close)
-        terms = Terms(reclaim.policy_from(settings), settings.sessions.open_within_minutes * 60)
+        silence = SilenceTerms(settings.spawner.server_lost_minutes * 60, bool(settings.homes.fence_command))
+        terms = Terms(reclaim.policy_from(settings), settings.sessions.open_within_minutes * 60, silence)
         fleet = from_settings(settings, lambda: live.closed())  # noqa: PLW0108 - it comes next
         live = Live(fleet, reader, terms)
         app = application.make(settings, live, database, application.hub_auth(settings))

@@ -6,6 +6,8 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from idl_hub.gpus import reclaim
+from idl_hub.gpus.leases import Phase
+from idl_hub.web import silence
 
 if TYPE_CHECKING:
     from idl_hub.web.picture import Moment, Picture, Terms
@@ -23,7 +25,10 @@ def about(user: str, picture: Picture, moment: Moment, terms: Terms, server_name
         Which of the person's servers is meant; None: their default one, else the first.
     """
     records = moment.records
-    lease = _theirs([lease for lease in records.leases if lease.user == user and lease.kind == "session"], server_name)
+    own = [lease for lease in records.leases if lease.user == user and lease.kind == "session"]
+    # One that was given up is nobody's session any more, and whoever has a newer one asks about that.
+    lease = _theirs([lease for lease in own if lease.phase != Phase.LOST], server_name)
+    left = _theirs([lease for lease in own if lease.phase == Phase.LOST], server_name)
     ticket = _theirs([place for place in picture.line if place["user"] == user], server_name)
     ended = (records.ended_tickets or {}).get(user)
     return {
@@ -31,6 +36,7 @@ def about(user: str, picture: Picture, moment: Moment, terms: Terms, server_name
         "simulated": picture.totals["simulated"],
         "now": round(moment.now),
         "session": _session(lease, picture, moment, terms) if lease else None,
+        "silence": silence.about(lease or left, records, terms.silence, moment.now) if lease or left else None,
         "ticket": ticket,
         "last_ticket": _last(ended) if ended and not ticket else None,
         "free": picture.totals["free"],

@@ -1,4 +1,4 @@
-"""The pages: the map and the line."""
+"""The pages: the map, the line, and what to do when one's server does not answer."""
 
 from __future__ import annotations
 
@@ -28,6 +28,14 @@ class LinePage(Page):
     async def get(self) -> None:
         """Render the frame; the values come as events."""
         self.show("line.html", here="line")
+
+
+class LostPage(Page):
+    """`GET lost`: everybody, about their own session whose server does not answer."""
+
+    async def get(self) -> None:
+        """Render the frame; the values come as events."""
+        self.show("lost.html", here="lost")
 
 
 class Missing(Page):

@@ -14,6 +14,7 @@ from idl_hub.gpus.line import Outlook, TicketState, expectation, positions
 from idl_hub.gpus.members import Member
 from idl_hub.gpus.placement import State
 from idl_hub.gpus.service import ORPHAN
+from idl_hub.web import silence
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
@@ -56,6 +57,7 @@ class Terms:
 
     policy: reclaim.Policy
     open_within_seconds: float
+    silence: silence.Terms = field(default_factory=silence.Terms)
 
 
 @dataclass(frozen=True, slots=True)

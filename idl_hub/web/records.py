@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import func, select
 
 from idl_hub.db.tables import LeaseGPURow, LeaseRow, OutOfServiceRow, TicketRow
+from idl_hub.gpus.fences import fences_in
 from idl_hub.gpus.leases import Phase
 from idl_hub.gpus.line import Ticket, tickets_in
 from idl_hub.gpus.members import Member, members_in
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy.orm import Session
 
+    from idl_hub.gpus.silence import Fence
 
 _ENDED_IS_NEWS_SECONDS = 3600
 
@@ -82,6 +84,8 @@ class Records:
     """GPU UUID -> when an admin last put it into service again."""
     members: tuple[Member, ...] = ()
     """The servers as the hub has them; none before it has written them down."""
+    fences: tuple[Fence, ...] = ()
+    """Sessions that were given up because their server is silent."""
 
 
 def read(session: Session) -> Records:
@@ -93,6 +97,7 @@ def read(session: Session) -> Records:
         marks_in(session),
         _returned(session),
         members_in(session),
+        fences_in(session),
     )
 
 

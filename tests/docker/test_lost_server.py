@@ -27,13 +27,14 @@ async def die_or_let_go(self, fence, live):
 
 
 Lost._let_go = die_or_let_go
+c.JupyterHub.init_spawners_timeout = 1  # for so long a hub that starts waits for silent servers
 """
 
 
 @pytest.fixture(scope="module")
 def one_room(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Room]:
     folder = tmp_path_factory.mktemp("lost")
-    yield from silent_servers.start(folder, config=_CONFIG.format(note=str(folder / "die")))
+    yield from silent_servers.start(folder, config=_CONFIG.format(note=str(folder / "die")), students=12)
 
 
 @pytest.fixture
@@ -47,7 +48,7 @@ def start(room: Room, name: str) -> Student:
 
 
 def on_silent_server(room: Room, name: str) -> tuple[Student, str, str]:
-    """Start a student on the server that will be silent; return the student, a token, and the container."""
+    """Start a new student, who comes to the server that will be silent; return token and container as well."""
     student = start(room, name)
     [(_, container, _)] = room.leases(SILENT)
     return student, room.token(name), container
@@ -81,7 +82,7 @@ def test_a_blip_changes_nothing_and_after_the_grace_time_a_student_starts_elsewh
     assert time.monotonic() - began < 10, "who starts elsewhere does not wait for the silent server"
     assert [phase for _, _, phase in room.leases(OTHER)] == ["running"]
     assert room.leases(SILENT)[0][1:] == (container, "lost")
-    assert room.stage(token) == ""
+    room.wait_for_stage(token, "")
     assert student.ask_server().ok
 
     room.back()
@@ -97,7 +98,7 @@ def test_a_blip_changes_nothing_and_after_the_grace_time_a_student_starts_elsewh
 
 def test_without_a_fence_a_student_starts_elsewhere_only_at_their_own_risk(room: Room) -> None:
     (room.fence / "fails").touch()
-    student, token, container = on_silent_server(room, "student1")
+    student, token, container = on_silent_server(room, "student3")
     room.silence()
     room.wait_for_stage(token, "lost")
     room.web("POST", "me/elsewhere", token)
@@ -106,7 +107,7 @@ def test_without_a_fence_a_student_starts_elsewhere_only_at_their_own_risk(room:
     wait_for(lambda: "the file server does not answer" in events(room, SILENT), "an admin to learn why")
     assert room.web("POST", "me/elsewhere", token, {"risk": True})["state"] == "done"
     room.wait_for_stage(token, "free")
-    start(room, "student1")
+    start(room, "student3")
     assert [phase for _, _, phase in room.leases(OTHER)] == ["running"]
     (room.fence / "fails").unlink()
     room.back()
@@ -117,7 +118,7 @@ def test_without_a_fence_a_student_starts_elsewhere_only_at_their_own_risk(room:
 
 def test_a_hub_killed_at_each_step_of_a_start_elsewhere_leaves_a_way_on(room: Room, one_room: Room) -> None:
     die = one_room.hub.folder.parent / "die"
-    _, token, container = on_silent_server(room, "student1")
+    _, token, container = on_silent_server(room, "student5")
     room.silence()
     room.wait_for_stage(token, "lost")
 
@@ -139,7 +140,7 @@ def test_a_hub_killed_at_each_step_of_a_start_elsewhere_leaves_a_way_on(room: Ro
     room.hub.kill()  # killed before the new start
     room.hub.start_again()
     assert room.stage(token) == "free"
-    start(room, "student1")
+    start(room, "student5")
     assert [phase for _, _, phase in room.leases(OTHER)] == ["running"]
     room.back()
     wait_for(lambda: not room.closed(), "the server to be let back")
@@ -149,7 +150,7 @@ def test_a_hub_killed_at_each_step_of_a_start_elsewhere_leaves_a_way_on(room: Ro
 
 
 def test_a_hub_that_starts_beside_a_silent_server_keeps_its_sessions_and_offers_a_start_elsewhere(room: Room) -> None:
-    student, token, container = on_silent_server(room, "student1")
+    student, token, container = on_silent_server(room, "student7")
     room.hub.kill()
     room.silence()
     room.hub.start_again()
@@ -159,7 +160,7 @@ def test_a_hub_that_starts_beside_a_silent_server_keeps_its_sessions_and_offers_
     assert "start elsewhere" in student.request("GET", "/hub/home").text
     assert room.leases(SILENT)[0][1:] == (container, "running")
     room.back()
-    wait_for(lambda: room.hub.api("GET", "/users/student1").json()["servers"].get("", {}).get("ready"), "the server")
+    wait_for(lambda: room.hub.api("GET", "/users/student7").json()["servers"].get("", {}).get("ready"), "the server")
     assert room.leases(SILENT)[0][1:] == (container, "running")
     assert student.ask_server().ok
 
@@ -170,13 +171,13 @@ def test_a_hub_that_starts_beside_a_silent_server_keeps_its_sessions_and_offers_
     room.wait_for_stage(token, "lost")
     assert room.web("POST", "me/elsewhere", token)["state"] == "done"
     room.wait_for_stage(token, "free")
-    start(room, "student1")
+    start(room, "student7")
     assert [phase for _, _, phase in room.leases(OTHER)] == ["running"]
 
 
 def test_who_stops_a_server_that_does_not_answer_cannot_start_beside_it_unasked(room: Room) -> None:
-    student, token, _ = on_silent_server(room, "student1")
-    other = start(room, "student2")
+    student, token, _ = on_silent_server(room, "student9")
+    other = start(room, "student10")
     room.silence()
     room.wait_for_stage(token, "lost")
     began = time.monotonic()
@@ -193,7 +194,7 @@ def test_who_stops_a_server_that_does_not_answer_cannot_start_beside_it_unasked(
 
 
 def test_an_admin_ends_a_session_on_a_silent_server(room: Room) -> None:
-    _, token, container = on_silent_server(room, "student1")
+    _, token, container = on_silent_server(room, "student11")
     [(lease, _, _)] = room.leases(SILENT)
     room.silence()
     room.wait_for_stage(token, "lost")
@@ -201,7 +202,7 @@ def test_an_admin_ends_a_session_on_a_silent_server(room: Room) -> None:
     assert said["state"] == "done", said
     assert "removed at its return" in said["result"]
     room.wait_for_stage(token, "free")
-    assert room.hub.api("GET", "/users/student1").json()["servers"] == {}
+    assert room.hub.api("GET", "/users/student11").json()["servers"] == {}
     room.back()
     wait_for(lambda: not room.leases(SILENT), "the session to be removed")
     assert not runs(container)
