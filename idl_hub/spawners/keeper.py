@@ -267,6 +267,11 @@ class Keeper:
         looked = self._looked.get(name)
         return Silence(looked.silent_since, looked.fault) if looked and looked.fault else None
 
+    def was_silent(self, name: str, since: float) -> None:
+        """Note that a host did not answer an earlier hub: when it does not answer this one, its silence goes on."""
+        if name in self._looked:
+            self._looked[name].silent_since = since
+
     def has_answered(self, name: str) -> bool:
         """Whether the last look at a host succeeded, which it did at least once since the hub started."""
         looked = self._looked.get(name)

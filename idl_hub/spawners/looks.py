@@ -52,7 +52,7 @@ class Looked:
         """Note that the host did not answer."""
         if not self.fault:
             log.warning("%s does not answer; its sessions are left as they are: %s", name, error)
-            self.silent_since = time.time()
+            self.silent_since = self.silent_since or time.time()
         self.fault = str(error)
 
     def succeeded(self, name: str) -> None:
@@ -60,4 +60,5 @@ class Looked:
         if self.fault:
             log.info("%s answers again", name)
         self.fault = ""
+        self.silent_since = 0.0
         self.since_start.set()

@@ -17,6 +17,7 @@ from zoneinfo import ZoneInfo
 
 from idl_hub.gpus.fences import Fences, left_behind
 from idl_hub.gpus.leases import Lease, Phase
+from idl_hub.gpus.members import members_in
 from idl_hub.gpus.silence import FENCED, Fence, Stage, may_lift, stage
 from idl_hub.homes import fence_command
 from idl_hub.homes.fence_command import FenceError
@@ -38,6 +39,8 @@ _LOOK_EVERY_SECONDS = 1.0
 _AGAIN_SECONDS = 15.0
 """Time between two tries to let a returned server write to the homes."""
 _CLEANED_SECONDS = 60.0
+_RESTART_SECONDS = 300.0
+"""A silence goes on when the hub was away for less."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +78,9 @@ class Lost:
         self._api = api
         self._clock = clock
         self._open = {fence.lease_id: fence for fence in self._fences.load()}
+        for member in database.transact(members_in):
+            if member.silent_since is not None and clock() < member.said_at + _RESTART_SECONDS:
+                keeper.was_silent(member.name, member.silent_since)
         self._ended: set[str] = set()
         self._told: set[tuple[str, float]] = set()
         self._again_at: dict[str, float] = {}

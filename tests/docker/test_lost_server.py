@@ -137,9 +137,6 @@ def test_a_hub_killed_at_each_step_of_a_start_elsewhere_leaves_a_way_on(room: Ro
     room.hub.start_again()
     room.wait_for_stage(token, "free")
 
-    room.hub.kill()  # killed before the new start
-    room.hub.start_again()
-    assert room.stage(token) == "free"
     start(room, "student5")
     assert [phase for _, _, phase in room.leases(OTHER)] == ["running"]
     room.back()
@@ -163,16 +160,6 @@ def test_a_hub_that_starts_beside_a_silent_server_keeps_its_sessions_and_offers_
     wait_for(lambda: room.hub.api("GET", "/users/student7").json()["servers"].get("", {}).get("ready"), "the server")
     assert room.leases(SILENT)[0][1:] == (container, "running")
     assert student.ask_server().ok
-
-    # And when the hub is started again and the student does not wait.
-    room.hub.kill()
-    room.silence()
-    room.hub.start_again()
-    room.wait_for_stage(token, "lost")
-    assert room.web("POST", "me/elsewhere", token)["state"] == "done"
-    room.wait_for_stage(token, "free")
-    start(room, "student7")
-    assert [phase for _, _, phase in room.leases(OTHER)] == ["running"]
 
 
 def test_who_stops_a_server_that_does_not_answer_cannot_start_beside_it_unasked(room: Room) -> None:
