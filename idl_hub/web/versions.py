@@ -7,7 +7,7 @@ import os
 import re
 import threading
 from contextlib import ExitStack, contextmanager
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 from urllib.parse import quote, quote_from_bytes
 
@@ -23,8 +23,6 @@ from idl_hub.web.base import Page, Refusal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from datetime import datetime
-
     from idl_hub.homes.restore import Restored
     from idl_hub.homes.snapshots_compare import Entry, Listing
     from idl_hub.settings import Settings
@@ -38,6 +36,7 @@ _LOOKS_AT_ONCE = 8
 _RESTORES_AT_ONCE = 4
 _CHUNK_BYTES = 4 * 2**20
 _LATE = timedelta(hours=2)
+_LATEST = datetime(9999, 1, 1, tzinfo=UTC).timestamp()
 _NONE_KEPT = "This hub keeps no earlier versions of homes."
 _AWAY = (
     "The disk of earlier versions does not answer right now. Nothing was changed, and your files are as they were. "
@@ -176,7 +175,7 @@ class Differences(_Own):
             with ExitStack() as held:
                 return snapshots_compare.differences(*self.open(name, held), hidden=hidden)
 
-        self.finish(_listing(await self.versions.look(compare)))
+        self.finish(_listing(await self.versions.look(compare), self.snapshots))
 
 
 class Folder(_Own):
@@ -194,7 +193,7 @@ class Folder(_Own):
                 except OSError as error:
                     raise Refusal(404, "There is no such folder in this earlier version.") from error
 
-        self.finish(_listing(await self.versions.look(look)))
+        self.finish(_listing(await self.versions.look(look), self.snapshots))
 
 
 class File(_Own):
@@ -263,17 +262,23 @@ def _full_hour_after(now: datetime) -> datetime:
     return now.replace(minute=0, second=0, microsecond=0) + timedelta(hours=1)
 
 
-def _listing(listing: Listing) -> dict[str, Any]:
-    return {"entries": [_entry(entry) for entry in listing.entries], "complete": listing.complete}
+def _listing(listing: Listing, snapshots: Snapshots) -> dict[str, Any]:
+    return {"entries": [_entry(entry, snapshots) for entry in listing.entries], "complete": listing.complete}
 
 
-def _entry(entry: Entry) -> dict[str, Any]:
+def _entry(entry: Entry, snapshots: Snapshots) -> dict[str, Any]:
     return _place(entry.path) | {
         "kind": entry.kind,
         "size_bytes": entry.size_bytes,
         "modified_at": round(entry.modified_at),
+        "modified": snapshots.words(_moment(entry.modified_at)),
         "now": entry.now,
     }
+
+
+def _moment(seconds: float) -> datetime:
+    """Return the time of change of a file; who set it to something absurd gets the nearest that is a date."""
+    return datetime.fromtimestamp(min(max(seconds, 0), _LATEST), UTC)
 
 
 def _place(path: tuple[str, ...]) -> dict[str, str]:

@@ -137,9 +137,8 @@ function element(entry) {
   item.dataset.now = entry.now;
   item.dataset.kind = entry.kind;
   showName(item.querySelector(".name"), entry, isFolder);
-  const edited = new Date(entry.modified_at * 1000).toLocaleString([], { dateStyle: "medium", timeStyle: "short" });
   const facts = [STATES[entry.now], isFolder ? "folder" : entry.kind === "link" ? "link" : size(entry.size_bytes)];
-  if (entry.kind === "file") facts.push(`edited ${edited}`);
+  if (entry.kind === "file") facts.push(`edited ${inSentence(entry.modified)}`);
   item.querySelector(".facts").textContent = facts.filter(Boolean).join(" · ");
   const label = [entry.folder, entry.name].filter(Boolean).join("/");
   const download = item.querySelector(".download");
