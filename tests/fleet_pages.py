@@ -1,6 +1,6 @@
-"""`idl-hub web` over a made-up fleet of ten servers, for tests of its pages: the real application, hub and database.
+"""`idl-hub web` over a made-up fleet, for tests of its pages: the real application, hub and database.
 
-Run as a program beside a test's hub: ``python fleet_pages.py DATABASE_URL``. What cannot be had is stood in for: the
+There are ten servers with GPUs and one without. Run as a program beside a test's hub: ``python fleet_pages.py DATABASE_URL``. What cannot be had is stood in for: the
 GPUs, and the hub's executor (each request is done at once in the table, with a result that names it).
 A file ``silent-SERVER`` in the current directory stops a server's readings, ``idle`` leaves all GPUs alone.
 """
@@ -134,7 +134,8 @@ async def main(database_url: str) -> None:
     settings = settings.model_copy(update={"spawner": isolating})
     database = Database(database_url)
     database.upgrade()
-    sources = {name: Source(name) for name in SERVERS}
+    sources: dict[str, Source | None] = {name: Source(name) for name in SERVERS}
+    sources["cpu01"] = None  # a server without GPUs
     rules = Rules(reading_max_age_seconds=3)
     fleet = Fleet(sources, rules, closed=lambda: live.closed())  # noqa: PLW0108 - it comes next
     for name in SERVERS:

@@ -111,7 +111,7 @@ def form(
         total=len(standings),
         out_of_order=out_of_order,
         simulated=simulated,
-        kind=standings[0].gpu.name if standings else None,
+        kind=" or ".join(dict.fromkeys(standing.gpu.name for standing in standings if standing.gpu.name)),
         preset=preset,
         counts=[count for count in gpu_counts(most_gpus).values() if count > 1],
         waiting=waiting,

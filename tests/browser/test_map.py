@@ -85,6 +85,7 @@ def test_the_map_shows_every_gpu_with_load_memory_heat_holder_state_and_reason(o
     expect(tile(page, "gpu03", 5)).to_have_accessible_name(re.compile("sick: it fell off the bus"))
     expect(tile(page, "gpu05", 7)).to_have_accessible_name(re.compile(r"out of service: fan is loud \(admin\)"))
     expect(page.get_by_role("region", name="gpu10")).to_contain_text("drained: new disk (admin)")
+    expect(page.get_by_role("region", name="cpu01")).to_contain_text("no GPUs · 0 sessions")
     expect(page.get_by_role("heading", name="GPUs")).to_contain_text("simulated")
     curve = tile(page, "gpu01", 0).locator(".curve").get_attribute("d")
     assert curve

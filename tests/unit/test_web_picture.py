@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 import json
 from contextlib import closing
+from dataclasses import replace
 
 import pytest
 from parts import NOW, card, opened, server, sqlite_url
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
+from idl_hub import settings_servers
 from idl_hub.db import Reader
 from idl_hub.gpus.history import Point
 from idl_hub.gpus.line import Ticket, TicketState
+from idl_hub.gpus.members import Member
 from idl_hub.gpus.placement import Rules, standings
 from idl_hub.gpus.reading import Process, ProcessOrigin
 from idl_hub.gpus.reclaim import Policy
@@ -94,6 +97,28 @@ def test_a_server_without_a_reading_is_shown_with_the_reason():
     assert painted.servers["gpu1"]["healthy"] is False
     assert painted.servers["gpu1"]["health"] == "its agent refuses the connection"
     assert paint(at(readings=[]), TERMS).servers["gpu1"]["health"] == "no reading yet"
+
+
+def test_a_server_without_gpus_is_well_when_its_engine_answers():
+    plain = settings_servers.ServerSettings(name="cpu1", address="10.0.0.7")
+    member = Member("cpu1", plain, engine_version="26.1.5")
+    painted = at(Records((lease(0, "ada", server="cpu1", gpus=()),), members=(member,)), names=("cpu1",))
+    shown = paint(replace(painted, without_gpus=frozenset({"cpu1"})), TERMS).servers["cpu1"]
+    told = ("healthy", "health", "has_gpus", "sessions", "address", "engine_version", "leaving")
+    assert [shown[key] for key in told] == [True, "ok", False, 1, "10.0.0.7", "26.1.5", False]
+
+
+def test_a_server_whose_engine_is_silent_is_not_well_whatever_its_agent_says():
+    member = Member("gpu1", None, silent_since=NOW - 60, fault="no route to host")
+    shown = paint(at(Records(members=(member,))), TERMS).servers["gpu1"]
+    assert (shown["healthy"], shown["engine_silent_since"]) == (False, round(NOW - 60))
+    assert "no route to host" in shown["health"]
+
+
+def test_a_server_that_leaves_says_so():
+    shown = paint(at(Records(members=(Member("gpu1", None, leaving=True),))), TERMS).servers["gpu1"]
+    assert shown["leaving"]
+    assert "not in the settings any more" in shown["health"]
 
 
 def test_a_silent_server_is_shown_since_when():

@@ -161,7 +161,7 @@ def test_staff_are_sent_the_whole_picture_and_then_only_what_changed(pages, toke
     assert set(names[3:]) == {"change"}
     whole, change = found[1][1], found[3][1]
     assert len(whole["gpus"]) == 80
-    assert len(whole["servers"]) == 10
+    assert len(whole["servers"]) == 11
     assert 0 < len(change["gpus"]) < 80
     figures = {"utilization_ratio", "memory_used_bytes", "temperature_celsius", "reason", "state"}
     figures |= {"utilization_percent_by_minute"}  # where a minute ended
