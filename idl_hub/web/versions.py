@@ -23,6 +23,7 @@ from idl_hub.web.base import Page, Refusal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
     from idl_hub.homes.restore import Restored
     from idl_hub.homes.snapshots_compare import Entry, Listing
     from idl_hub.settings import Settings
