@@ -1,7 +1,8 @@
 """`idl-hub web` over a made-up fleet, for tests of its pages: the real application, hub and database.
 
-There are ten servers with GPUs and one without. Run as a program beside a test's hub: ``python fleet_pages.py DATABASE_URL``. What cannot be had is stood in for: the
-GPUs, and the hub's executor (each request is done at once in the table, with a result that names it).
+There are ten servers with GPUs and one without. Run as a program beside a test's hub:
+``python fleet_pages.py DATABASE_URL``. What cannot be had is stood in for: the GPUs, and the hub's executor (each
+request is done at once in the table, with a result that names it).
 A file ``silent-SERVER`` in the current directory stops a server's readings, ``idle`` leaves all GPUs alone.
 """
 

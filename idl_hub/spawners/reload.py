@@ -69,9 +69,14 @@ class Reload:
         return " ".join(said) or "The settings say nothing new."
 
     def _read_and_check(self) -> Settings:
-        new = self._read()
-        if self._started_with.servers and not new.servers:
+        new, before = self._read(), self._started_with
+        if before.servers and not new.servers:
             raise SettingsError("servers is empty; allowed: at least one server, or a restart of the hub")
+        if len(new.servers) > 1 and before.homes.directory != new.homes.directory:
+            # Else each server would have homes of its own until then.
+            raise SettingsError("homes.directory has changed, which needs a restart of the hub before servers join")
+        if before.spawner.kind != new.spawner.kind:
+            raise SettingsError("spawner.kind has changed, which needs a restart of the hub")
         for number, server in enumerate(new.servers):
             for key, file in _files(server):
                 _check_readable(f"servers.{number}.{key}", file)

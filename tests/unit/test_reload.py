@@ -70,6 +70,17 @@ async def test_settings_that_cannot_be_used_are_refused_with_their_one_line_and_
     assert told.servers == []
 
 
+async def test_servers_do_not_join_a_hub_whose_homes_are_others(
+    reload: Callable[..., Any], told: Told, tmp_path: Path
+) -> None:
+    now = BEFORE | {"servers": SERVERS, "homes": {"directory": str(tmp_path)}}
+    with pytest.raises(Refused, match=r"homes\.directory has changed, which needs a restart"):
+        await reload(now)
+    assert told.servers == []
+    await reload(now, now)
+    assert len(told.servers) == 1
+
+
 @pytest.mark.parametrize("key", ["ca_file", "token_file"])
 async def test_a_file_that_a_server_needs_and_that_cannot_be_read_is_named(
     reload: Callable[..., Any], told: Told, tmp_path: Path, key: str
@@ -78,18 +89,19 @@ async def test_a_file_that_a_server_needs_and_that_cannot_be_read_is_named(
     for file in files.values():
         file.touch()
     agent = {"url": "https://10.0.0.5:9810"} | {name: str(file) for name, file in files.items()}
-    now = BEFORE | {"servers": [{"name": "gpu1"}, {"name": "gpu2", "agent": agent}]}
+    now = BEFORE | {"servers": [{"name": "gpu2", "agent": agent}]}
     await reload(now)
     assert len(told.servers) == 1
     files[key].unlink()
-    with pytest.raises(Refused, match=rf"servers.1.agent.{key} is '{files[key]}'; it cannot be read: No such file"):
+    with pytest.raises(Refused, match=rf"servers.0.agent.{key} is '{files[key]}'; it cannot be read: No such file"):
         await reload(now)
     assert len(told.servers) == 1
 
 
 async def test_what_changes_is_said_and_recorded(reload: Callable[..., Any], told: Told, database: Database) -> None:
     told.changes = Changes(joined=("gpu2",), changed=("gpu1",), leaving=("gpu0",))
-    assert await reload(BEFORE | {"servers": SERVERS}) == (
+    homes = {"homes": {"directory": "/srv/homes"}}
+    assert await reload(BEFORE | homes | {"servers": SERVERS}, BEFORE | homes) == (
         "Joining: gpu2. Changed, in force as soon as no session starts or stops there: gpu1. "
         "Leaving as soon as the sessions there have ended: gpu0."
     )
