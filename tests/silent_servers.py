@@ -58,6 +58,13 @@ class Room:
             docker("unpause", container)
         self.door.open()
 
+    def reroute(self, route: str, target: str) -> None:
+        """Let the proxy look for somebody's server elsewhere; `route` is its address in the proxy's own API."""
+        token, _ = self.hub.secrets
+        more = {"user": route.rsplit("/", 1)[1], "server_name": ""}
+        headers = {"Authorization": f"token {token}"}
+        requests.post(route, json={"target": target} | more, headers=headers, timeout=10).raise_for_status()
+
     def calls(self) -> list[list[str]]:
         """Return what the program was called with, and which containers the student had."""
         file = self.fence / "calls"
