@@ -173,6 +173,11 @@ class Cluster:
         """Return the server of that name."""
         return next(server for server in self.servers if server.name == name)
 
+    @property
+    def label(self) -> str:
+        """What containers and networks of this cluster are labelled with."""
+        return f"{LABEL}={self._run}"
+
     def settings(self, over: Mapping[str, Mapping[str, Any]] | None = None) -> dict[str, Any]:
         """Return settings for a `Hub` of these servers; `over` is laid over them, section by section."""
         settings: dict[str, Any] = {

@@ -24,6 +24,8 @@ CAPABILITIES = (
         "--security-opt=systempaths=unconfined",
     ),
     "--cgroupns=private",
+    # /dev/kmsg stands for a device beyond those that every container has.
+    "--device-cgroup-rule=c 1:11 rwm",
 )
 _FILL_SECONDS = 280
 _COPY_SECONDS = 300

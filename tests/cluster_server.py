@@ -210,6 +210,12 @@ class Server:
         except requests.RequestException:
             return False
 
+    def restart_agent(self) -> None:
+        """Restart the agent with the units as they now are, and return when it answers."""
+        self.exec("systemctl", "daemon-reload")
+        self.exec("systemctl", "restart", "idlhub-agent.service")
+        wait_for(self.agent_answers, f"the agent of {self.name}", _READY_SECONDS)
+
     def cut_network(self) -> None:
         """Drop every packet from and to the server without a word, as a broken switch does."""
         self.exec("nft", "-f", "-", given=_CUT)

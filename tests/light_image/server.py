@@ -1,5 +1,6 @@
 """Answers ``GET {prefix}api`` like a single-user server, after LIGHT_DELAY_SECONDS."""
 
+import itertools
 import json
 import os
 import signal
@@ -9,10 +10,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
 
 prefix = os.environ["JUPYTERHUB_SERVICE_PREFIX"]
+# What a kernel's variable is to a student: it is lost when the program ends.
+asked = itertools.count(1)
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Knows two addresses: the API's root and the environment, for tests to look at."""
+    """Knows the API's root, and for tests the environment and how often it was asked for a number."""
 
     protocol_version = "HTTP/1.1"
 
@@ -22,6 +25,8 @@ class Handler(BaseHTTPRequestHandler):
             answer = {"version": "light"}
         elif path == prefix + "light/environment":
             answer = {key: value for key, value in os.environ.items() if "TOKEN" not in key}
+        elif path == prefix + "light/number":
+            answer = next(asked)
         else:
             self.send_error(404)
             return
