@@ -103,8 +103,11 @@ def _sum(servers: Mapping[str, Mapping[str, Any]], said_at: Collection[float]) -
         return "The hub has not told anything of its servers yet. Was it started?"
     if time.time() - max(said_at) > 3 * SAY_AT_LEAST_EVERY_SECONDS:
         return f"The hub has told nothing since {moment(max(said_at))}: what stands here of engines is from then."
-    sessions = sum(server["sessions"] for server in servers.values())
-    return f"{len(servers)} {'server' if len(servers) == 1 else 'servers'}, {sessions} sessions."
+    return f"{_count(len(servers), 'server')}, {_count(sum(one['sessions'] for one in servers.values()), 'session')}."
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 COMMANDS = (("servers", _servers, "show every server: engine, agent, GPUs, sessions, load and state", _add_arguments),)

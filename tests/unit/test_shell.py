@@ -20,6 +20,7 @@ from idl_hub.db.accounts import Accounts
 from idl_hub.db.commands import DONE, REFUSED, Answer, Commands
 from idl_hub.db.events import Events
 from idl_hub.db.tables import LeaseGPURow, LeaseRow, OutOfServiceRow, TicketRow
+from idl_hub.gpus.members import Member, write_members
 from idl_hub.shell.usage import Usage, usage
 from idl_hub.shell.why import story
 
@@ -197,6 +198,40 @@ def test_gpus_shows_state_holder_load_and_reason_in_columns(hub, simulator, caps
     assert json.loads(capsys.readouterr().out)["gpus"][uuid]["holder"] == "ada"
 
 
+def test_servers_shows_engine_agent_gpus_sessions_and_state_in_columns(hub, simulator, capsys):
+    lease = held("l1", "ada", T, None, server="gpu01")
+    lease.gpus[0].gpu_uuid = simulator.gpus()[0].uuid
+    add(hub, lease, OutOfServiceRow(kind="server", target="gpu01", reason="new fans", by="root", since=T))
+    member = Member("gpu01", None, engine_version="26.1.5", said_at=time.time())
+    hub.transact(lambda session: write_members(session, [member]))
+
+    assert main(["servers"]) == 0
+
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].split()[:9] == ["gpu01", "-", "26.1.5", "answers", "580.95.05", "0", "1", "7", "1"]
+    assert lines[1].split()[-1] == "drained"
+    assert lines[2].startswith("gpu01: drained: new fans (root, 2023-11-14")
+    assert lines[-1] == "1 server, 1 session."
+
+    assert main(["servers", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["gpu01"]["engine_version"] == "26.1.5"
+
+
+def test_servers_says_since_when_an_engine_is_silent_and_when_the_hub_itself_is(hub, capsys):
+    assert main(["servers"]) == 0
+    out = capsys.readouterr().out
+    assert out.splitlines()[1].split()[2] == "unknown"
+    assert out.endswith("The hub has not told anything of its servers yet. Was it started?\n")
+
+    member = Member("gpu01", None, silent_since=T, fault="no route to host", said_at=T + 60)
+    hub.transact(lambda session: write_members(session, [member]))
+    assert main(["servers"]) == 0
+    out = capsys.readouterr().out
+    assert "silent since 2023-11-1" in out.splitlines()[1]
+    assert "no route to host" in out.splitlines()[2]
+    assert "The hub has told nothing since 2023-11-1" in out.splitlines()[-1]
+
+
 def test_line_shows_who_waits_and_says_when_nobody_does(hub, capsys):
     assert main(["line"]) == 0
     assert capsys.readouterr().out == "Nobody waits.\n"
@@ -213,14 +248,19 @@ def test_drain_and_exclude_ask_the_hub_and_print_its_words(hub, executor, simula
     assert main(["undrain", "gpu01"]) == 0
     assert main(["exclude", "gpu01:5", "--force"]) == 0
     assert main(["include", "GPU-abc"]) == 0
+    assert main(["reload"]) == 0
     uuid = simulator.gpus()[5].uuid
     assert executor == [
         ("drain", {"server": "gpu01", "reason": "new fans", "force": False}),
         ("undrain", {"server": "gpu01"}),
         ("exclude", {"gpu_uuid": uuid, "reason": "excluded", "force": True}),
         ("include", {"gpu_uuid": "GPU-abc"}),
+        ("reload", {}),
     ]
-    assert capsys.readouterr().out == "drain is done.\nundrain is done.\nexclude is done.\ninclude is done.\n"
+    assert (
+        capsys.readouterr().out
+        == "drain is done.\nundrain is done.\nexclude is done.\ninclude is done.\nreload is done.\n"
+    )
 
 
 def test_what_the_hub_refuses_fails_with_its_words(hub, executor, capsys):
