@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from docker.errors import APIError, ImageNotFound, NotFound
 from docker.types import DeviceRequest, LogConfig, Ulimit
+from docker.utils import parse_bytes
 from dockerspawner import DockerSpawner
 from traitlets import Bool, Integer, Unicode, default
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from idl_hub.homes.store import Home
 
 _SHARE_FOR_THE_IMAGE = 0.9
+_CPU_PERIOD_MICROSECONDS = 100_000
 _SIMULATOR_IN_IMAGE = "/opt/idl_hub/simulator"
 _SIMULATOR_STATE_IN_CONTAINER = "/run/idl_hub/simulator"
 _RUNTIME_IN_IMAGE = "/var/local/idl_hub"
@@ -87,6 +89,11 @@ class GPUDockerSpawner(GPUSpawnerMixin, DockerSpawner):
 
     home: Home | None = None
     """As it was before the start; None before, and where homes are Docker volumes."""
+
+    @property
+    def will_resume(self) -> bool:
+        """Whether a stopped container is started again: never, whatever `remove` says, so its token ends with it."""
+        return False
 
     # -- the engine ---------------------------------------------------------------------------------
 
@@ -195,10 +202,13 @@ class GPUDockerSpawner(GPUSpawnerMixin, DockerSpawner):
         host_config = self._host_config()
         _lay_over(host_config, await self._configured(self.extra_host_config))
         host_config.setdefault("network_mode", self.network_name)
+        if self.cpu_limit is not None:
+            period = host_config.setdefault("cpu_period", _CPU_PERIOD_MICROSECONDS)
+            host_config.setdefault("cpu_quota", int(self.cpu_limit * period))
         # What a container writes to its log stays small as well, whatever else is asked of the logs.
         host_config.setdefault("log_config", LogConfig(type="json-file", config={"max-size": "5m", "max-file": "2"}))
         # Through the engine's thread: a client that must connect first would hold up the hub.
-        create["host_config"] = await self.docker("create_host_config", **host_config)
+        create.setdefault("host_config", {}).update(await self.docker("create_host_config", **host_config))
         return await self.docker("create_container", **create)
 
     async def _configured(self, option: Any) -> dict[str, Any]:
@@ -241,8 +251,6 @@ class GPUDockerSpawner(GPUSpawnerMixin, DockerSpawner):
             config |= {"read_only": True, "tmpfs": self._places_in_memory()}
         if self.unprivileged:
             config |= {"cap_drop": ["ALL"], "security_opt": ["no-new-privileges"]}
-        if self.cpu_limit is not None:
-            config |= {"cpu_period": 100_000, "cpu_quota": int(self.cpu_limit * 100_000)}
         if self.simulator_state:
             config["binds"][str(Path(self.simulator_state).parent)] = {
                 "bind": _SIMULATOR_STATE_IN_CONTAINER,
@@ -254,7 +262,8 @@ class GPUDockerSpawner(GPUSpawnerMixin, DockerSpawner):
         return config
 
     def _places_in_memory(self) -> dict[str, str]:
-        half = self.mem_limit // 2 if self.mem_limit else self.temporary_space
+        # A function for mem_limit may return text such as 4G.
+        half = parse_bytes(self.mem_limit) // 2 if self.mem_limit else self.temporary_space
         return {
             # Programs may be run from it: pip and TensorFlow build there.
             "/tmp": f"exec,mode=1777,size={min(self.temporary_space, half)}",  # noqa: S108 - the container's own
