@@ -9,11 +9,12 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from idl_hub.homes import safe
+from idl_hub.homes.space import EARLIER_VERSIONS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-SNAPSHOTS_IN_HOME = ".snapshots"
+SNAPSHOTS_IN_HOME = EARLIER_VERSIONS
 """Where a student sees their earlier versions."""
 RESTORING = ".idl_hub-restoring-"
 """How the name of a file begins that is being brought back."""

@@ -21,6 +21,8 @@ FULL_BELOW_BYTES = 16 * 2**20
 NEARLY_FULL_RATIO = 0.1
 NEARLY_FULL_BELOW_BYTES = 2**30
 """The same where no limit says how much a student may have."""
+EARLIER_VERSIONS = ".snapshots"
+"""Where a session shows earlier versions of the home. They are mounted there, read-only, and are not part of it."""
 RUBBISH = (".cache", ".local/share/Trash")
 """Folders whose many small files count as one: nobody misses what is in them."""
 SMALLEST_LISTED_BYTES = 2**20
@@ -115,7 +117,9 @@ def count_used(folder: str, seconds: float, user: Owner | None = None) -> int | 
     The tree may be as hostile as can be: ``du`` follows no link, stays on the disk, and counts a file with many
     names once.
     """
-    output = b"".join(_output(["du", "--summarize", "--one-file-system", "--block-size=1", "."], folder, seconds, user))
+    mounted = [f"--exclude=./{EARLIER_VERSIONS}"] if _has_mounted(folder) else []
+    command = ["du", "--summarize", "--one-file-system", "--block-size=1", *mounted, "."]
+    output = b"".join(_output(command, folder, seconds, user))
     words = output.split(b"\t")
     return int(words[0]) if len(words) > 1 else None
 
@@ -144,12 +148,29 @@ def _files(folder: str, seconds: float, user: Owner | None) -> Iterator[tuple[in
     among_rubbish = [part for name in RUBBISH for part in ("-path", f"./{name}/*", "-o")]
     wanted = ["(", *among_rubbish, "-size", f"+{SMALLEST_LISTED_BYTES - 1}c", ")"]
     rest = b""
-    command = ["find", ".", "-xdev", "-type", "f", *wanted, "-printf", r"%b %P\0"]
+    mounted = ["-path", f"./{EARLIER_VERSIONS}", "-prune", "-o"] if _has_mounted(folder) else []
+    command = ["find", ".", "-xdev", *mounted, "-type", "f", *wanted, "-printf", r"%b %P\0"]
     for chunk in _output(command, folder, seconds, user):
         *lines, rest = (rest + chunk).split(b"\0")
         for line in lines:
             blocks, _, path = line.partition(b" ")
             yield int(blocks) * 512, os.fsdecode(path)
+
+
+def _has_mounted(folder: str) -> bool:
+    """Whether earlier versions are mounted in a home.
+
+    Mostly they lie on the same disk, where staying on one disk does not leave them out. What is mounted there is
+    read-only, which nothing is that a student put there to hide it.
+    """
+    try:
+        place = os.open(f"{folder}/{EARLIER_VERSIONS}", os.O_PATH | os.O_NOFOLLOW | os.O_DIRECTORY)
+    except OSError:
+        return False
+    try:
+        return bool(os.statvfs(place).f_flag & os.ST_RDONLY)
+    finally:
+        os.close(place)
 
 
 def try_to_write(folder: str, name: str, seconds: float, user: Owner | None = None) -> str:

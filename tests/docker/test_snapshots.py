@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -11,7 +12,7 @@ from urllib.parse import quote
 
 import pytest
 import requests
-from hubs import Hub, docker, wait_for
+from hubs import ROOT, Hub, docker, wait_for
 from light import light_image
 from snapshot_homes import World, world
 from students import Student
@@ -19,6 +20,8 @@ from students import Student
 from idl_hub.people import SERVER_TOKEN_SCOPES
 
 PREFIX = "/services/web/"
+MIB = 2**20
+_SPACE = ROOT / "idl_hub" / "homes" / "space.py"
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,9 @@ def course(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Course]:
         os.chown(here.home(name), here.snapshots.owner.uid, here.snapshots.owner.gid)
         (here.home(name) / "notebook.ipynb").chmod(0o644)
     (here.home("student1") / "escape").symlink_to(here.folder / "homes" / "student2")
+    (here.home("student1") / "big.bin").write_bytes(b"x" * 3 * MIB)
     here.take()
+    (here.home("student1") / "big.bin").unlink()
     settings = {
         "homes": here.settings.homes.model_dump(mode="json"),
         "spawner": {"image": light_image(), "stop_timeout_seconds": 1},
@@ -85,6 +90,13 @@ def test_a_container_shows_its_own_copies_alone_and_nobody_can_change_them(cours
     assert "of student2" not in inside("cat /home/student/.snapshots/*/escape/notebook.ipynb 2>&1 || true")
     inside(f"rm /home/student/notebook.ipynb; cp -a /home/student/.snapshots/{name}/notebook.ipynb /home/student/")
     assert inside("cat /home/student/notebook.ipynb") == "of student1"
+
+    # They are no part of the home when its space is counted, though they lie on the same disk.
+    measure = _SPACE.read_text() + "\nprint(count_used('/home/student', 20), find_largest('/home/student', 20))\n"
+    counting = ["docker", "exec", "-i", "--user", str(course.world.snapshots.owner.uid), container, "python3", "-"]
+    counted = subprocess.run(counting, input=measure, capture_output=True, text=True, timeout=60)
+    used, largest = counted.stdout.split(maxsplit=1)
+    assert (int(used) < MIB, largest.strip()) == (True, "()"), counted
 
     # A copy that is taken while the server runs shows without a restart, and holds no copies itself.
     inside("echo more > /home/student/more.txt")
