@@ -1,7 +1,4 @@
-"""Two servers for tests of silence: this machine's engine behind two doors, and a program that fences.
-
-What students' programs can still do on a server nobody reaches is not shown here: its containers are paused.
-"""
+"""Two servers for tests of silence: this machine's engine behind two doors, and a program that fences."""
 
 from __future__ import annotations
 
@@ -25,12 +22,19 @@ if TYPE_CHECKING:
 SILENT, OTHER = "gpu01", "gpu02"
 GRACE_SECONDS = 3.0
 FENCED_WITHIN_SECONDS = 10.0
+SUDO = [] if os.geteuid() == 0 else ["sudo", "--non-interactive"]
 _FENCE = """\
 #!/bin/sh
-# Notes what it is called with, and which containers of this student there are.
-echo "$1 $2 $3 $(docker ps -aq --no-trunc --filter label=idlhub.user=$3 | tr '\\n' ' ')" >> {folder}/calls
+# Notes what it is called with, and which containers of this student there are; takes the home away from those.
+containers=$(docker ps -aq --no-trunc --filter label=idlhub.user=$3)
+echo $1 $2 $3 $containers >> {folder}/calls
 while [ -e {folder}/slow ]; do sleep 0.05; done
 if [ -e {folder}/fails ]; then echo "the file server does not answer"; exit 3; fi
+[ "$1" = fence ] || exit 0
+for container in $containers; do
+  init=$(docker inspect -f '{{{{.State.Pid}}}}' "$container")
+  {sudo} nsenter --target "$init" --mount mount -o remount,bind,ro /home/student || exit 4
+done
 """
 
 
@@ -42,6 +46,7 @@ class Room:
     door: EngineDoor
     fence: Path
     """Folder of the program that fences: ``calls`` is what it did; with ``slow`` it waits, with ``fails`` it fails."""
+    homes: Path
 
     # -- the servers ------------------------------------------------------------------------------
 
@@ -121,7 +126,7 @@ def start(folder: Path, *, fence: bool = True, config: str = "", students: int =
     (homes / MARKER).touch()
     fences.mkdir()
     program = fences / "program"
-    program.write_text(_FENCE.format(folder=fences), encoding="utf-8")
+    program.write_text(_FENCE.format(folder=fences, sudo=" ".join(SUDO)), encoding="utf-8")
     program.chmod(0o755)
     with ExitStack() as held:
         short = Path(held.enter_context(tempfile.TemporaryDirectory()))
@@ -145,4 +150,4 @@ def start(folder: Path, *, fence: bool = True, config: str = "", students: int =
             },
         }
         hub = held.enter_context(Hub(folder / "hub", gpus=1, students=students, settings=settings, config=config))
-        yield Room(hub, doors[0], fences)
+        yield Room(hub, doors[0], fences, homes)

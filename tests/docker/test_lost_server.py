@@ -28,13 +28,14 @@ async def die_or_let_go(self, fence, live):
 
 Lost._let_go = die_or_let_go
 c.JupyterHub.init_spawners_timeout = 1  # for so long a hub that starts waits for silent servers
+c.Spawner.http_timeout = 3  # for so long it waits for what it was told to run, before it stops it
 """
 
 
 @pytest.fixture(scope="module")
 def one_room(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Room]:
     folder = tmp_path_factory.mktemp("lost")
-    yield from silent_servers.start(folder, config=_CONFIG.format(note=str(folder / "die")), students=12)
+    yield from silent_servers.start(folder, config=_CONFIG.format(note=str(folder / "die")), students=14)
 
 
 @pytest.fixture
@@ -94,6 +95,35 @@ def test_a_blip_changes_nothing_and_after_the_grace_time_a_student_starts_elsewh
     assert student.ask_server().ok
     start(room, "student2")
     assert [phase for _, _, phase in room.leases(SILENT)] == ["running"], "the server gets sessions again"
+
+
+def test_what_still_runs_where_nobody_reaches_it_cannot_write_once_it_is_cut_off(room: Room) -> None:
+    _, token, old = on_silent_server(room, "student13")
+    home = room.homes / "student13"
+    # A training that goes on and saves, whatever becomes of its server's connection.
+    write = "while :; do date +%s.%N > /home/student/checkpoint || touch /tmp/refused; sleep 0.1; done"
+    docker("exec", "--detach", old, "sh", "-c", write)
+    wait_for((home / "checkpoint").exists, "the first checkpoint")
+    room.door.close()
+    room.wait_for_stage(token, "lost")
+    before = (home / "checkpoint").read_text()
+    wait_for(lambda: (home / "checkpoint").read_text() != before, "the next checkpoint, from behind the silence")
+    room.web("POST", "me/elsewhere", token)
+    room.wait_for_stage(token, "free")
+    start(room, "student13")
+    [(_, new, _)] = room.leases(OTHER)
+    docker("exec", new, "sh", "-c", "echo mine > /home/student/checkpoint")
+    docker("exec", old, "sh", "-c", "rm -f /tmp/refused")
+    wait_for(lambda: _has(old, "/tmp/refused"), "another try of what still runs")
+    assert (home / "checkpoint").read_text() == "mine\n"
+    room.back()
+    wait_for(lambda: not room.closed(), "the server to be let back")
+    assert not runs(old)
+    assert (home / "checkpoint").read_text() == "mine\n"
+
+
+def _has(container: str, path: str) -> bool:
+    return bool(docker("exec", container, "sh", "-c", f"ls {path} 2> /dev/null || true"))
 
 
 def test_without_a_fence_a_student_starts_elsewhere_only_at_their_own_risk(room: Room) -> None:
