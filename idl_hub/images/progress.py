@@ -22,6 +22,15 @@ class _Layer:
 
 
 @dataclass(frozen=True, slots=True)
+class _Stage:
+    """Fetching or unpacking: when it began, and what was done of it by then."""
+
+    verb: str
+    began_at: float
+    done_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class Standing:
     """How far a pull is."""
 
@@ -47,7 +56,7 @@ class Tally:
         self._sizes = sizes
         self._layers: dict[str, _Layer] = {}
         self._waits_for_registry = False
-        self._began_at: float | None = None
+        self._stage: _Stage | None = None
         self.moved_at = now
         """When something was last fetched, unpacked or found to be there."""
 
@@ -70,9 +79,11 @@ class Tally:
         before = (layer.fetched_bytes, layer.unpacked_bytes, layer.complete)
         _advance(layer, status, event.get("progressDetail") or {})
         if before != (layer.fetched_bytes, layer.unpacked_bytes, layer.complete):
-            self._began_at = now if self._began_at is None else self._began_at
             self._waits_for_registry = False
             self.moved_at = now
+            verb, done, _ = self._now_at()
+            if self._stage is None or self._stage.verb != verb:
+                self._stage = _Stage(verb, now, done)
 
     @property
     def fetched_bytes(self) -> int:
@@ -81,27 +92,39 @@ class Tally:
 
     def standing(self, now: float) -> Standing:
         """Say how far the pull is."""
-        layers = self._layers.values()
-        size = sum(layer.size_bytes for layer in layers)
-        fetched, unpacked = self.fetched_bytes, sum(layer.unpacked_bytes for layer in layers)
+        verb, done, size = self._now_at()
+        fetched, unpacked = self.fetched_bytes, self._unpacked_bytes
         ratio = (fetched + unpacked) / (2 * size) if size else 0.0
-        if not layers:
+        if not self._layers:
             return Standing("Fetching the image: asking for what is missing", 0.0)
         if self._waits_for_registry:
             so_far = f"{_mb(fetched)} of {_mb(size)} MB are here"
             return Standing(f"Fetching the image: the registry does not answer, trying again; {so_far}", ratio)
-        if not all(layer.size_bytes for layer in layers):
+        if not all(layer.size_bytes for layer in self._layers.values()):
             return Standing(f"Fetching the image: {_mb(fetched)} MB so far", min(ratio, 0.5))
-        verb, done = ("Unpacking", unpacked) if fetched >= size else ("Fetching", fetched)
         words = f"{verb} the image: {_mb(done)} of {_mb(size)} MB ({100 * done / size:.0f} %)"
-        return Standing(words + self._left(ratio, now), ratio)
+        return Standing(words + self._left(done, size, now), ratio)
 
-    def _left(self, ratio: float, now: float) -> str:
-        """Say how long it will take at the speed so far; nothing while that was not measured for long enough."""
-        elapsed = 0.0 if self._began_at is None else now - self._began_at
-        if elapsed < _MEASURED_SECONDS or not ratio:
+    @property
+    def _unpacked_bytes(self) -> int:
+        return sum(layer.unpacked_bytes for layer in self._layers.values())
+
+    def _now_at(self) -> tuple[str, int, int]:
+        """Return what is being done, and of how many bytes how many are done."""
+        size = sum(layer.size_bytes for layer in self._layers.values())
+        if size and self.fetched_bytes >= size:
+            return "Unpacking", self._unpacked_bytes, size
+        return "Fetching", self.fetched_bytes, size
+
+    def _left(self, done: int, size: int, now: float) -> str:
+        """Say how long this stage will take at its speed so far; nothing while that was not measured for long enough.
+
+        Of fetching nothing follows for unpacking: the one hangs on the network, the other on the disk.
+        """
+        stage = self._stage
+        if stage is None or now - stage.began_at < _MEASURED_SECONDS or done <= stage.done_bytes:
             return ""
-        minutes = round(elapsed * (1 - ratio) / ratio / 60)
+        minutes = round((size - done) * (now - stage.began_at) / (done - stage.done_bytes) / 60)
         if minutes < 1:
             return ", less than a minute left"
         return f", about {minutes} minute{'s' if minutes > 1 else ''} left"

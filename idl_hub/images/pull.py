@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 STALL_SECONDS = 300.0
 """Without a byte or a step for so long a pull is given up. Unpacking a large layer may be quiet for a minute."""
 _LOOK_EVERY_SECONDS = 1.0
+_TELL_EVERY_SECONDS = 2.0
 
 _CAUSES = (
     ("no space left on device", "its disk is full"),
@@ -59,6 +60,9 @@ class Server(Protocol):
 
     name: str
 
+    async def ping(self) -> None:
+        """Return when the engine answers, which takes seconds at most; raises `HostError`."""
+
     async def call(self, method: str, *args: Any, **more: Any) -> Any:
         """Call docker-py."""
 
@@ -96,24 +100,23 @@ class Pull:
         return f"{self._tally.fetched_bytes / 1e6:.0f} MB in {time.monotonic() - self._began_at:.0f} s"
 
     async def watch(self) -> AsyncIterator[Standing]:
-        """Yield how far it is now and whenever that changed, once a second at most; return when the image is there.
+        """Yield how far it is now and, every two seconds at most, what changed; return when the image is there.
 
         Raises
         ------
         PullError
             When it does not come.
         """
-        told = None
+        told = ""
         while True:
-            if self._tally.standing(time.monotonic()) != told:
-                told = self.standing()
-                yield told
-            # A viewer who goes away must not end what others wait for: `wait` leaves the task alone.
-            await asyncio.wait({self.task}, timeout=_LOOK_EVERY_SECONDS)
-            if self.task.done():
+            ended = self.task.done()
+            if (standing := self.standing()).words != told:
+                told = standing.words
+                yield standing
+            if ended:
                 break
-        if (standing := self.standing()) != told:
-            yield standing
+            # A viewer who goes away must not end what others wait for: `wait` leaves the task alone.
+            await asyncio.wait({self.task}, timeout=_TELL_EVERY_SECONDS)
         self.task.result()
 
     async def _run(self) -> None:

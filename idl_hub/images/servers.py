@@ -33,6 +33,7 @@ class Stock:
 
 async def look(server: Server, registry: str) -> Stock:
     """Ask an engine what it has of the registry; raises `HostError` when it does not say."""
+    await server.ping()  # tells in seconds what a call would only tell at its long deadline
     try:
         images = await server.call("images")
         containers = await server.call("containers", all=True)

@@ -40,11 +40,17 @@ def test_it_counts_what_is_missing_and_says_how_long_that_takes() -> None:
     tally.hear(event("big", "Downloading", 10, 1000), 2)
     tally.hear(event("big", "Downloading", 420, 1000), 4)
     assert tally.standing(4).words == "Fetching the image: 420 of 1300 MB (32 %)", "not measured for long enough"
-    assert tally.standing(32).words == "Fetching the image: 420 of 1300 MB (32 %), about 3 minutes left"
-    tally.hear(event("big", "Download complete"), 32)
-    assert tally.standing(32).words == "Fetching the image: 1000 of 1300 MB (77 %), about 1 minute left"
-    tally.hear(event("big", "Pull complete"), 40)
-    assert tally.standing(40).words == "Fetching the image: 1000 of 1300 MB (77 %), less than a minute left"
+    assert tally.standing(62).words == "Fetching the image: 420 of 1300 MB (32 %), about 2 minutes left"
+    tally.hear(event("big", "Download complete"), 122)
+    assert tally.standing(122).words == "Fetching the image: 1000 of 1300 MB (77 %), about 1 minute left"
+    assert tally.standing(82).words == "Fetching the image: 1000 of 1300 MB (77 %), less than a minute left"
+
+
+def test_how_long_unpacking_takes_is_measured_by_itself() -> None:
+    fetched = (event("big", "Pull complete"), event("small", "Download complete"))
+    tally = tally_of(*BEGIN, (2, event("big", "Downloading", 1, 1000)), *((3, one) for one in fetched))
+    tally.hear(event("small", "Extracting", 30, 300), 63)
+    assert tally.standing(63).words == "Unpacking the image: 1030 of 1300 MB (79 %), about 9 minutes left"
 
 
 def test_it_says_that_the_image_is_unpacked_once_all_is_here() -> None:
