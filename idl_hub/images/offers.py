@@ -58,9 +58,15 @@ class Image:
         return f"{repository_of(registry, self.name)}@{self.digest}"
 
 
+def path_of(registry: str, name: str) -> str:
+    """Return where an image of this name lies in the registry, without the registry's address and without tag."""
+    path: str = parse_repository_tag(name)[0]
+    return path.removeprefix(f"{registry}/")
+
+
 def repository_of(registry: str, name: str) -> str:
-    """Return where an image of this name lies in the registry, without tag."""
-    return f"{registry}/{parse_repository_tag(name)[0]}"
+    """Return where an image of this name lies in the registry as engines are told, without tag."""
+    return f"{registry}/{path_of(registry, name)}"
 
 
 # -- rules ------------------------------------------------------------------------------------------

@@ -8,9 +8,8 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from docker.errors import APIError, ImageNotFound
-from docker.utils import parse_repository_tag
 
-from idl_hub.images.offers import Image, repository_of
+from idl_hub.images.offers import Image, path_of, repository_of
 from idl_hub.images.pull import meaning
 
 if TYPE_CHECKING:
@@ -61,7 +60,7 @@ def publish(client: Any, registry: Registry, name: str, by: str, board: Board) -
     return Image(
         name=name,
         digest=digest,
-        layers=registry.layers(parse_repository_tag(name)[0], digest),
+        layers=registry.layers(path_of(registry.address, name), digest),
         created_at=datetime.fromisoformat(found["Created"]).timestamp(),
         published_at=time.time(),
         published_by=by,

@@ -7,9 +7,8 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from docker.utils import parse_repository_tag
 
-from idl_hub.images.offers import offers
+from idl_hub.images.offers import offers, path_of
 from idl_hub.images.servers import Stock, look, remove, staying, to_remove
 from idl_hub.shell.table import moment, table
 from idl_hub.spawners.host import HostError
@@ -148,7 +147,7 @@ async def prune(
     ]
     unused = [image for image in old if image.reference(registry.address) not in left]
     for image in unused:
-        await asyncio.to_thread(registry.remove, parse_repository_tag(image.name)[0], image.digest)
+        await asyncio.to_thread(registry.remove, path_of(registry.address, image.name), image.digest)
         await table_of_images.remove(image)
     used = len(old) - len(unused)
     print(f"{registry.address}: {_count(len(unused))} removed" + (f"; {_count(used)} still used" if used else ""))

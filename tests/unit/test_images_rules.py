@@ -71,6 +71,7 @@ def test_what_stays_under_one_name_stays_though_another_name_shares_its_reposito
 
 def test_the_registrys_address_is_no_tag() -> None:
     assert repository_of("10.0.0.1:5000", "idl-hub/student") == "10.0.0.1:5000/idl-hub/student"
+    assert repository_of("10.0.0.1:5000", "10.0.0.1:5000/idl-hub/student:1") == "10.0.0.1:5000/idl-hub/student"
     assert A.reference("10.0.0.1:5000") == f"10.0.0.1:5000/idl-hub/student@sha256:{'a' * 64}"
 
 
