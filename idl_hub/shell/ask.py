@@ -62,6 +62,10 @@ def _include(settings: Settings, arguments: argparse.Namespace) -> int:
     return ask(settings, "include", {"gpu_uuid": _uuid(settings, arguments.gpu)})
 
 
+def _dead(settings: Settings, arguments: argparse.Namespace) -> int:
+    return ask(settings, "declare_dead", {"server": arguments.server})
+
+
 def _add_nothing(_parser: argparse.ArgumentParser) -> None:
     pass
 
@@ -105,5 +109,6 @@ COMMANDS = (
     ("undrain", _undrain, "bring a drained server back", _add_server),
     ("exclude", _exclude, "give a GPU to nobody any more; a session on it goes on", _add_gpu_and_reason),
     ("include", _include, "bring an excluded or sick GPU back", _add_gpu),
+    ("dead", _dead, "end all sessions of a server that is off and does not answer", _add_server),
     ("reload", _reload, "have the hub read its settings anew: servers join and leave without a restart", _add_nothing),
 )

@@ -16,7 +16,7 @@ from idl_hub import subdomains
 from idl_hub.gpus.line import Ticket, positions
 from idl_hub.gpus.placement import NoGPU
 from idl_hub.homes.words import remainder
-from idl_hub.spawners import last_session, options, reach
+from idl_hub.spawners import last_session, options, reach, refusal
 from idl_hub.spawners.host import HostError, UnfitHostError
 from idl_hub.spawners.progress import Progress
 from idl_hub.spawners.refusal import Refusal
@@ -89,7 +89,7 @@ class GPUSpawnerMixin(Spawner):
                 self.runtime.give_up_start(lease, error)
             progress.close()
             if isinstance(error, HostError):
-                raise self._host_failed(error) from error
+                raise refusal.host_failed(error) from error
             raise
         self.runtime.keeper.claim(lease.id)
         await self._note_ready(lease)
@@ -124,14 +124,12 @@ class GPUSpawnerMixin(Spawner):
 
     async def _is_ready(self, lease: Lease) -> None:
         if not await self.runtime.leases.ready(lease.id, self.runtime.ends_at(lease)):
-            raise _stopped_meanwhile()
+            raise refusal.stopped_meanwhile()
 
     async def advance(self, lease: Lease, phase: Phase, container_id: str | None = None) -> None:
         """Note how far the start is; raise when somebody ended the lease meanwhile, so that nothing starts for it."""
         if not await self.runtime.leases.advance(lease.id, phase, container_id):
-            raise Refusal(
-                "Your server was stopped while it was starting. Start it again when you like.", "stopped", 409
-            )
+            raise refusal.stopped_meanwhile()
 
     async def _reserve_where_it_answers(self) -> Lease:
         """Reserve; when the server does not answer, nothing was made there yet, so another one is looked for."""
@@ -146,7 +144,7 @@ class GPUSpawnerMixin(Spawner):
                 raise
             self.say(10, f"{lease.server} does not answer; looking elsewhere")
             await keeper.end_unused(lease, f"{lease.server} did not answer")
-        raise self._no_server()
+        raise refusal.no_server()
 
     async def _reserve(self) -> Lease:
         """Return a committed lease, or raise `Refusal` with what the student should know."""
@@ -154,16 +152,17 @@ class GPUSpawnerMixin(Spawner):
         self.say(5, "Looking for a free GPU" if wanted.gpu_count else "Looking for a place without GPU")
         grace_seconds = self.runtime.settings.spawner.restart_grace_seconds
         if not await self.runtime.ready(grace_seconds):
-            raise self._no_server()
+            raise refusal.no_server()
         if not await self.runtime.keeper.cleaned(self.user.name, self.name, _OWN_CLEANUP_SECONDS):
             raise Refusal("Your earlier server is still being stopped. Try again in a minute.", "still_stopping", 409)
         if why := await self.runtime.lost.why_no_start(self.user.name, self.name):
-            raise self._left_behind(why)
+            web = subdomains.service_origin(self.runtime.settings.hub.subdomain_host, "web")
+            raise refusal.left_behind(why, f"{web}/services/web/lost")
         if wanted.gpu_count > max(1, self.runtime.fleet.most_gpus()):
             raise Refusal(f"No server has {wanted.gpu_count} GPUs. Ask for fewer.", "options", 400)
         found = await self.runtime.reserve(self.user.name, self.name, wanted.gpu_count, self.user_options)
         if isinstance(found, NoGPU):
-            raise self._no_server()
+            raise refusal.no_server()
         if isinstance(found, Ticket):
             raise await self._queued(found)
         for gpu in found.gpus:
@@ -194,35 +193,6 @@ class GPUSpawnerMixin(Spawner):
             f'<a class="alert-link" href="{without}">start without a GPU</a>.'
         )
         return Refusal(message, "queued", 409, message_html=f"{escape(message)} {links}")
-
-    def _left_behind(self, why: str) -> Refusal:
-        web = subdomains.service_origin(self.runtime.settings.hub.subdomain_host, "web")
-        page = escape(f"{web}/services/web/lost")
-        # The mark lets the page bring the student there by itself.
-        link = f'<a class="alert-link" data-idl-line href="{page}">See what you can do</a>.'
-        message = f"{why} Your saved files are safe."
-        return Refusal(
-            f"{message} The page {page} says what you can do.",
-            "left_behind",
-            409,
-            message_html=f"{escape(message)} {link}",
-        )
-
-    def _no_server(self) -> Refusal:
-        return Refusal(
-            "No server for students answers right now. Nothing of yours is lost. "
-            "Try again in a few minutes; if it stays so, tell the course's admins.",
-            "no_server",
-            503,
-        )
-
-    def _host_failed(self, error: HostError) -> Refusal:
-        return Refusal(
-            f"Your server could not be started: {error} Nothing of yours is lost. "
-            "Try again; if it happens again, tell the course's admins.",
-            "host",
-            503,
-        )
 
     async def _wait_until_answering(self, lease: Lease, address: tuple[str, int]) -> None:
         """Return when ``GET {base_url}api`` answers."""
@@ -433,7 +403,3 @@ class GPUSpawnerMixin(Spawner):
         if host is None:
             raise HostError(f"{lease.server} is not among the servers in the settings.")
         return host
-
-
-def _stopped_meanwhile() -> Refusal:
-    return Refusal("Your server was stopped while it was starting. Start it again when you like.", "stopped", 409)

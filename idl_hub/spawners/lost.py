@@ -91,6 +91,7 @@ class Lost:
     def execute_for(self, executor: Executor) -> None:
         """Take over the requests about sessions on silent servers."""
         executor.add("start_elsewhere", self._start_elsewhere)
+        executor.add("declare_dead", self._declare_dead)
         executor.end_silent = self._end_silent
 
     # -- what others ask --------------------------------------------------------------------------------
@@ -228,6 +229,20 @@ class Lost:
         self._ended.add(lease.id)
         self._keeper.own(self._end(lease))
         return f"{said}; its GPUs stay held until then."
+
+    async def _declare_dead(self, command: Command) -> str:
+        """End all sessions of a silent server on an admin's word that nothing runs there any more."""
+        server = str(command.arguments.get("server", ""))
+        leases = [lease for lease in await self._keeper.leases.live() if lease.server == server]
+        if self.silent_since(server) is None:
+            raise Refused(f"{server} answers, or has not been asked yet. Nothing was changed.")
+        for lease in leases:
+            # What nevertheless runs when the server is back belongs to no session then, and is removed.
+            await self._keeper.end_unused(lease, f"{server} was declared dead by {command.asked_by}")
+            self._ended.add(lease.id)
+            await self._note("stop", f"ended: {server} was declared dead by {command.asked_by}", lease)
+            self._keeper.own(self._end(lease))
+        return f"{server} is taken for dead: {len(leases)} sessions have ended, and their students may start elsewhere."
 
     async def _begin_to_cut(self, lease: Lease, by: str) -> None:
         await self._fences.ask(lease, by)

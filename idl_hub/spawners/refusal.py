@@ -1,10 +1,14 @@
-"""The error that tells a student why a start came to nothing."""
+"""The error that tells a student why a start came to nothing, and what it says for some reasons."""
 
 from __future__ import annotations
 
 from html import escape
+from typing import TYPE_CHECKING
 
 from jupyterhub.spawner import SpawnException
+
+if TYPE_CHECKING:
+    from idl_hub.spawners.host import HostError
 
 
 class Refusal(SpawnException):
@@ -26,3 +30,41 @@ class Refusal(SpawnException):
         # Start page, progress and "server not running" page look for these, and show the exception's name without.
         self.jupyterhub_message = message
         self.jupyterhub_html_message = message_html
+
+
+def no_server() -> Refusal:
+    """Say that there is no server to start on."""
+    return Refusal(
+        "No server for students answers right now. Nothing of yours is lost. "
+        "Try again in a few minutes; if it stays so, tell the course's admins.",
+        "no_server",
+        503,
+    )
+
+
+def host_failed(error: HostError) -> Refusal:
+    """Say that the server which was chosen stopped answering."""
+    return Refusal(
+        f"Your server could not be started: {error} Nothing of yours is lost. "
+        "Try again; if it happens again, tell the course's admins.",
+        "host",
+        503,
+    )
+
+
+def left_behind(why: str, page: str) -> Refusal:
+    """Say that an earlier session may still write to the home; `page` is where its holder decides."""
+    message = f"{why} Your saved files are safe."
+    # The mark lets the page bring the student there by itself.
+    link = f'<a class="alert-link" data-idl-line href="{escape(page)}">See what you can do</a>.'
+    return Refusal(
+        f"{message} The page {page} says what you can do.",
+        "left_behind",
+        409,
+        message_html=f"{escape(message)} {link}",
+    )
+
+
+def stopped_meanwhile() -> Refusal:
+    """Say that somebody stopped the server before it was ready."""
+    return Refusal("Your server was stopped while it was starting. Start it again when you like.", "stopped", 409)

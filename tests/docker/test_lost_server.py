@@ -11,6 +11,9 @@ from hubs import docker, wait_for
 from silent_servers import GRACE_SECONDS, OTHER, SILENT, Room
 from students import Student
 
+from idl_hub.db import Database
+from idl_hub.db.commands import DONE, Answer, Commands
+
 _CONFIG = """\
 import os, signal
 from pathlib import Path
@@ -35,7 +38,7 @@ c.Spawner.http_timeout = 3  # for so long it waits for what it was told to run, 
 @pytest.fixture(scope="module")
 def one_room(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Room]:
     folder = tmp_path_factory.mktemp("lost")
-    yield from silent_servers.start(folder, config=_CONFIG.format(note=str(folder / "die")), students=14)
+    yield from silent_servers.start(folder, config=_CONFIG.format(note=str(folder / "die")), students=16)
 
 
 @pytest.fixture
@@ -226,6 +229,28 @@ def test_an_admin_ends_a_session_on_a_silent_server(room: Room) -> None:
     room.back()
     wait_for(lambda: not room.leases(SILENT), "the session to be removed")
     assert not runs(container)
+
+
+def test_an_admin_who_switched_a_server_off_says_so_and_its_students_start_elsewhere(room: Room) -> None:
+    _, token, container = on_silent_server(room, "student15")
+    assert "answers" in declare_dead(room).result
+    room.silence()
+    room.wait_for_stage(token, "wait")
+    assert declare_dead(room).state == DONE
+    assert room.leases(SILENT) == []
+    wait_for(lambda: room.hub.api("GET", "/users/student15").json()["servers"] == {}, "JupyterHub to let go")
+    start(room, "student15")
+    assert [phase for _, _, phase in room.leases(OTHER)] == ["running"]
+    room.back()
+    wait_for(lambda: not runs(container), "what ran there after all to be removed")
+
+
+def declare_dead(room: Room) -> Answer:
+    database = Database(f"sqlite:///{room.hub.database}")
+    try:
+        return Commands(database).ask_and_wait("declare_dead", {"server": SILENT}, "tests", 20)
+    finally:
+        database.close()
 
 
 def events(room: Room, server: str) -> str:
