@@ -49,7 +49,7 @@ def status_item(student: Person) -> Locator:
     return student.page.locator(".idl-Status button")
 
 
-def banner(student: Person, title: str) -> Locator:
+def banner(student: Person, title: str | re.Pattern[str]) -> Locator:
     return student.page.get_by_role("region", name=title)
 
 
@@ -204,6 +204,30 @@ def test_a_server_that_lost_its_gpu_says_so_and_leads_to_its_restart(
     expect(status_item(student)).to_contain_text("GPU lost")
     lost.get_by_role("button", name="Save and restart my server").click()
     expect(student.page.get_by_role("button", name="Stop my server")).to_be_visible()
+
+
+def test_a_student_whose_kernel_was_killed_reads_why_and_what_to_do(
+    start_hub: Callable[..., Hub], visit: Callable[..., Person]
+) -> None:
+    student = visit(start_hub(gpus=1, settings={"spawner": {"memory_limit": "768MiB"}}), "student1")
+    student.log_in()
+    student.choose("Without a GPU")
+    student.wait_for_lab()
+    write_in_a_new_notebook(student, "hoard = [bytearray(10**7) for _ in range(1000)]")
+    wait_for(lambda: any(kernel["connections"] for kernel in student.get("/api/kernels") or []), "a kernel", 60)
+    student.page.keyboard.press("Shift+Enter")
+
+    killed = banner(student, re.compile("^Your kernel was killed at .*: out of memory$"))
+    expect(killed).to_be_visible(timeout=60_000)
+    expect(killed).to_contain_text("used 0.8 of 0.8 GB of memory, so the system ended the kernel of Untitled.ipynb")
+    expect(killed).to_contain_text("Load less at once")
+    expect(killed).to_contain_text("All documents were saved at")
+    # Jupyter says that the kernel ended, but not why; both can be read and closed.
+    student.page.get_by_role("dialog", name="Kernel Restarting").get_by_role("button", name="Ok").click()
+    student.picture("killed")
+    killed.get_by_role("button", name="Hide").click()
+    expect(killed).not_to_be_visible()
+    wait_for(lambda: student.get("/idl-hub/me")["killed"] is None, "the server to know that the student knows")
 
 
 def test_the_hub_s_own_pages_answer_a_student_s_server(
