@@ -135,7 +135,7 @@ def test_every_viewer_of_the_progress_sees_all_of_it(classroom: Classroom) -> No
         "Looking for a free GPU",
         rf"GPU {gpu} of this machine is yours: NVIDIA GeForce GTX 1080 Ti \(simulated\): idle.*, 31 °C",
         f"Looking for the image {IMAGE}",
-        "The image is there",
+        "Making your container",
         "Your container is made",
         "JupyterLab is starting",
         "JupyterLab answers",
