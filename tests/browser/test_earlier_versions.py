@@ -55,7 +55,7 @@ def homes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Homes]:
     folder = tmp_path_factory.mktemp("earlier")
     here = world(folder)
     settings = {"homes": here.settings.homes.model_dump(mode="json")}
-    with Hub(folder / "hub", kind="process", gpus=1, students=11, settings=settings) as hub:
+    with Hub(folder / "hub", gpus=1, students=12, settings=settings) as hub:
         yield Homes(hub, here)
         print(hub.log_tail())
 
@@ -228,18 +228,17 @@ def test_the_page_fits_has_no_barriers_and_loads_nothing_from_elsewhere(
 
 
 def test_a_notebook_deleted_in_jupyterlab_is_back_there_within_a_minute(
-    tmp_path: Path, start_hub: Callable[..., Hub], visit: Callable[..., Person]
+    homes: Homes, visit: Callable[..., Person]
 ) -> None:
-    here = world(tmp_path)
-    hub = start_hub(gpus=1, students=1, settings={"homes": here.settings.homes.model_dump(mode="json")})
-    student = visit(hub, "student1")
+    hub, here = homes.hub, homes.world
+    student = visit(hub, "student12")
     student.log_in()
     student.choose("Without a GPU")
     student.wait_for_lab()
-    notebook = next(here.home("student1").glob("*.ipynb"))
+    notebook = next(here.home("student12").glob("*.ipynb"))
     written = notebook.read_bytes()
     here.now = datetime.now(UTC) - timedelta(minutes=40)
-    here.take()
+    here.take("student12")
 
     page = student.page
     in_lab = page.locator(".jp-DirListing-item", has_text=notebook.name)
@@ -260,5 +259,5 @@ def test_a_notebook_deleted_in_jupyterlab_is_back_there_within_a_minute(
     print(f"back {seconds:.1f} s after it was missed")
     assert seconds < 60
     assert notebook.read_bytes() == written
-    page.goto(f"{hub.url}/user/student1/lab")
+    page.goto(f"{hub.url}/user/student12/lab")
     expect(in_lab).to_be_visible(timeout=30_000)
