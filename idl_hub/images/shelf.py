@@ -7,7 +7,6 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-
 from idl_hub.images.offers import offers, path_of
 from idl_hub.images.servers import Stock, look, remove, staying, to_remove
 from idl_hub.shell.table import moment, table
