@@ -101,7 +101,7 @@ class Members:
 
     def closed(self, closed: Closed) -> Closed:
         """Return what placement must leave out: what is closed, and servers that leave or do not answer."""
-        return closed_with(closed, self._said)
+        return closed_with(closed, self._members())  # as of now: what is written down is up to a second old
 
     def apply(self, servers: Iterable[ServerSettings]) -> Changes:
         """Take these for the servers there are from now on. What cannot be done at once, `run` does when it can.

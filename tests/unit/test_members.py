@@ -100,6 +100,17 @@ async def test_a_server_that_joins_gets_sessions_once_it_was_listed(begin: Calla
     assert servers_of(world.written().values()) == new.servers
 
 
+async def test_a_server_that_answers_again_is_open_at_once(begin: Callable[[Settings], World]) -> None:
+    world = begin(settings("gpu1"))
+    async with world.running():
+        world.engines.silent.add("gpu1")
+        assert not await world.keeper.answers("gpu1")
+        assert "does not answer" in world.members.closed(Closed()).servers["gpu1"]
+        world.engines.silent.clear()
+        assert await world.keeper.some_answer(10)
+        assert world.members.closed(Closed()) == Closed()
+
+
 async def test_a_server_that_leaves_keeps_its_session_and_goes_with_the_last_one(
     begin: Callable[[Settings], World],
 ) -> None:
