@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import TracebackType
 
 import requests
@@ -22,10 +23,11 @@ _ASK_EVERY_SECONDS = 0.1
 
 @dataclass
 class Course:
-    """A cluster and its hub."""
+    """A cluster and its hub; the name of the step at which the hub is to die goes into `die_at`."""
 
     cluster: Cluster
     hub: ClusterHub
+    die_at: Path = Path("/nonexistent")
     students: dict[str, Student] = field(default_factory=dict)
 
     def student(self, name: str) -> Student:

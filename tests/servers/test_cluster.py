@@ -37,11 +37,10 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         yield cluster
 
 
+@pytest.mark.usefixtures("cluster")  # makes the images and a disk, where that has not been done
 def test_three_servers_are_ready_within_25_seconds_and_leave_nothing(tmp_path: Path) -> None:
-    with Cluster(tmp_path / "first", count=1):
-        pass  # makes the images and a disk, where that has not been done
     began = time.monotonic()
-    with Cluster(tmp_path / "second", count=3) as cluster:
+    with Cluster(tmp_path / "cluster", count=3) as cluster:
         took = time.monotonic() - began
         assert all(server.engine_answers() and server.agent_answers() for server in cluster.servers)
         shown = [server.docker("images", "--format", "{{.Repository}}:{{.Tag}}") for server in cluster.servers]

@@ -153,19 +153,20 @@ def test_a_network_cut_beyond_the_grace_time_offers_a_start_elsewhere_and_ends_n
         course.close(other)
     third.cut_network()
     try:
+        # A start asks the server first, so the silence is noticed at once; without one it takes up to 35 s.
         refused = course.student("student2").start()
-        assert "No server for students answers right now" in refused["message"]
+        assert refused.get("failed"), refused
         assert told(course, "student1") == "silence"
-        began = time.monotonic()
+        for other in others:
+            course.open(other)
         wait_for(lambda: "start elsewhere" in home_page(course, "student1"), "the offer", 30)
-        print(f"a start elsewhere was offered {time.monotonic() - began:.1f} s after the silence was noticed")
         assert work.held, "it waits for the student's word"
     finally:
         third.restore_network()
-        for other in others:
-            course.open(other)
     healed = seconds(lambda: wait_for(lambda: told(course, "student1") != "silence", "the hub to hear it again", 30))
-    print(f"the server was heard {healed:.1f} s after the network was back")
+    print(
+        f"the server was heard {healed:.1f} s after the network was back; the other student read {refused['message']}"
+    )
     assert work.held
     assert work.number == before + 1
     work.student.stop()
