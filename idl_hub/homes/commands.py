@@ -122,7 +122,7 @@ def check(homes: HomeSettings, directory: Path) -> Iterator[Finding]:
     try:
         found = open_homes(directory)
     except HomesError as error:
-        yield Finding(fine=False, text=f"{error.cause} (made by `idl-hub homes init`, once, where the homes are)")
+        yield Finding(fine=False, text=error.cause)
         return
     with safe.held(found):
         yield Finding(fine=True, text=f"{directory} is there, with its marker")
@@ -148,7 +148,7 @@ def _can_give_away(homes: int, owner: safe.Owner) -> Finding:
         with safe.held(safe.make_folder(homes, name, owner)):
             return Finding(fine=True, text=f"{what} works")
     except OSError as error:
-        why = f"{what} fails: {error.strerror}. Run the hub as root; export NFS with no_root_squash to its machine"
+        why = f"{what} fails: {error.strerror}. Run this as root; export NFS with no_root_squash to this machine"
         return Finding(fine=False, text=why)
     finally:
         with suppress(OSError):

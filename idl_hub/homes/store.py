@@ -267,6 +267,8 @@ def open_homes(directory: Path) -> int:
     try:
         homes = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     except OSError as error:
+        if error.errno in (errno.EACCES, errno.EPERM):
+            raise _unreadable(directory, error.strerror) from error
         raise _missing(directory, error.strerror) from error
     try:
         marker = os.stat(MARKER, dir_fd=homes, follow_symlinks=False)
@@ -298,6 +300,15 @@ def _missing(directory: Path, why: str | None) -> HomesError:
         f"The students' files are not there: {directory} is not mounted on the hub's machine ({why}). Your files are "
         "safe where they are, and no server was started without them. Tell the course's admins, and try again later.",
         f"{directory} is not mounted: {why}",
+    )
+
+
+def _unreadable(directory: Path, why: str | None) -> HomesError:
+    return HomesError(
+        f"The students' files cannot be read: the hub has no right to {directory} ({why}). Your files are safe where "
+        "they are, and no server was started without them. Tell the course's admins; trying again will not help.",
+        f"{directory} cannot be read by this user: {why}. Run the hub as root; export NFS with no_root_squash to its "
+        "machine",
     )
 
 

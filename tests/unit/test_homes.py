@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import subprocess
 import sys
@@ -206,6 +207,23 @@ async def test_without_the_marker_the_homes_are_not_mounted_and_no_empty_home_is
     with pytest.raises(HomesError, match="No such file or directory"):
         await make().prepare("student1")
     assert await make().look("student1") is None
+
+
+async def test_homes_that_the_hub_has_no_right_to_are_not_taken_for_missing_ones(
+    make: Callable[..., Homes], directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    really = os.open
+
+    def squashed(path: Any, *more: Any, **how: Any) -> int:
+        # What NFS makes of root where it is not root: nobody, who may pass through the folder and not read it.
+        if path == directory:
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return really(path, *more, **how)
+
+    monkeypatch.setattr(os, "open", squashed)
+    with pytest.raises(HomesError, match="has no right to") as refused:
+        await make().prepare("student1")
+    assert "no_root_squash" in refused.value.cause
 
 
 async def test_a_file_server_that_hangs_refuses_in_time_and_is_used_again_when_it_is_back(
