@@ -16,6 +16,7 @@ from idl_hub.db.events import events_of_user
 from idl_hub.db.tables import AccountRow, LeaseRow, OutOfServiceRow, TicketRow
 from idl_hub.gpus.leases import Phase
 from idl_hub.gpus.line import TicketState, positions, tickets_in
+from idl_hub.gpus.members import members_in
 from idl_hub.shell.table import moment
 
 if TYPE_CHECKING:
@@ -124,8 +125,9 @@ def _advice(
     now: float,
 ) -> Iterator[str]:
     live = [lease for lease in leases if lease.phase != Phase.ENDED]
+    silent = {member.name: member.silent_since for member in members_in(session) if member.silent_since}
     for lease in live:
-        yield _about_lease(lease)
+        yield _about_lease(lease, silent.get(lease.server))
     waiting = [ticket for ticket in tickets if ticket.ended_at is None]
     if waiting:
         numbers = positions(tickets_in(session))
@@ -142,14 +144,20 @@ def _advice(
         yield "Nothing to do: they can start their server on the hub's home page."
 
 
-def _about_lease(lease: LeaseRow) -> str:
+def _about_lease(lease: LeaseRow, silent_since: float | None) -> str:
     match lease.phase:
+        case Phase.RUNNING if silent_since is not None:
+            return (
+                f"{lease.server}, where their session is ({_place(lease)}), has not answered since "
+                f"{moment(silent_since)}. They can wait or, after the grace time, start elsewhere. "
+                "See the runbook, “A GPU server does not answer”."
+            )
         case Phase.RUNNING:
             return f"Their session runs: {_place(lease)}, since {moment(lease.reserved_at)}. Nothing to do."
         case Phase.LOST:
             return (
                 f"{lease.server} does not answer: nobody can say whether their session ({_place(lease)}) still runs, "
-                "and it keeps the GPU until then. See the runbook, “An engine does not answer”."
+                "and it keeps the GPU until then. See the runbook, “A GPU server does not answer”."
             )
         case Phase.STOPPING:
             return f"Their session is being stopped ({_place(lease)}); this takes seconds."

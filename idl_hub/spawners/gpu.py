@@ -13,7 +13,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from traitlets import Integer, default
 
 from idl_hub import subdomains
-from idl_hub.gpus.line import Ticket, positions
+from idl_hub.gpus.line import Ticket, TicketState, positions
 from idl_hub.gpus.placement import NoGPU
 from idl_hub.homes.words import remainder
 from idl_hub.spawners import last_session, options, reach, refusal
@@ -160,8 +160,13 @@ class GPUSpawnerMixin(Spawner):
             raise refusal.left_behind(why, f"{web}/services/web/lost")
         if wanted.gpu_count > max(1, self.runtime.fleet.most_gpus()):
             raise Refusal(f"No server has {wanted.gpu_count} GPUs. Ask for fewer.", "options", 400)
+        asked_at = time.time()
         found = await self.runtime.reserve(self.user.name, self.name, wanted.gpu_count, self.user_options)
         if isinstance(found, NoGPU):
+            raise refusal.no_server()
+        if isinstance(found, Ticket) and found.created_at >= asked_at and not self.runtime.keeper.answering:
+            # The last server fell silent meanwhile: that is nothing to stand in line for.
+            await self.runtime.line.end(found.id, TicketState.LEFT, "no server answered")
             raise refusal.no_server()
         if isinstance(found, Ticket):
             raise await self._queued(found)

@@ -26,6 +26,7 @@ RIGHTS = {
     "POST api/me/keep": EVERYBODY,
     "POST api/me/extend": EVERYBODY,
     "POST api/me/leave-line": EVERYBODY,
+    "POST api/me/elsewhere": EVERYBODY,
     "GET api/fleet": STAFF,
     "GET api/line": EVERYBODY,
     "GET openapi.yaml": EVERYBODY,
