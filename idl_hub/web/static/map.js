@@ -14,6 +14,7 @@ const SHOW_REASON = ["sick", "closed", "unknown"];
 let model = null;
 const rows = new Map(); // server -> its elements
 const tiles = new Map(); // GPU -> its elements
+let made = 0; // rows so far, also of servers that have left
 
 function whole(picture) {
   model = picture;
@@ -74,7 +75,7 @@ function showServer(name) {
     const section = find("server-template").content.cloneNode(true).firstElementChild;
     const [heading, drained, facts, button, list] = [".name", ".drained", ".facts", ".drain", ".idl-tiles"].map((part) => section.querySelector(part));
     heading.textContent = name;
-    heading.id = `server-${rows.size}`;
+    heading.id = `server-${made++}`;
     section.setAttribute("aria-labelledby", heading.id);
     button?.addEventListener("click", () => drain(name));
     row = { section, drained, facts, button, list };
