@@ -20,6 +20,7 @@ ENDED_BY_ITSELF = "its server ended"
 """Ending of a session whose server was found not to run, before its host was asked for more."""
 _NEWS_SECONDS = 6 * 86400.0
 """A day of the week names a time within so long."""
+_OUT_OF_MEMORY = re.compile(r"it was killed because it used .* of memory")
 _SHUT_DOWN = re.compile(r"its container ended \(exit code (0|143)\)")
 
 
@@ -30,6 +31,13 @@ class Ended:
     at: float
     """Seconds since 1970."""
     words: str
+
+    @property
+    def advice(self) -> str:
+        """What to do about it; empty where there is nothing to do."""
+        if not _OUT_OF_MEMORY.match(self.words):
+            return ""
+        return "Load less at once, and delete large files in /tmp: they count as memory."
 
     @property
     def moment(self) -> datetime:

@@ -52,6 +52,7 @@ def test_a_session_that_ran_out_of_memory_is_told_with_its_time(database: Databa
     session_that_ended(database, KILLED)
     ended = last(database)
     assert ended == Ended(NOW, KILLED)
+    assert "/tmp" in ended.advice
     assert ended.moment.isoformat() == "1970-01-12T13:46:40+00:00"
 
 
@@ -79,6 +80,7 @@ def test_a_server_that_shut_itself_down_is_told_in_plain_words(database: Databas
     ended = last(database)
     assert ended is not None
     assert "shut itself down" in ended.words
+    assert ended.advice == ""
 
 
 def test_a_start_that_came_to_nothing_is_not_told_again(database: Database) -> None:
