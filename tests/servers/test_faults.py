@@ -16,6 +16,8 @@ CUT_SECONDS = 20.0
 OWN_SECONDS = 15.0
 """A start or stop on a healthy server is done in far less; a call to a dead one would take longer."""
 CALL_SECONDS = 30
+WARM = 61
+"""A temperature in degrees Celsius that no other GPU has."""
 
 
 @pytest.fixture(scope="module")
@@ -145,6 +147,12 @@ def answers(work: Work) -> bool:
         return False
 
 
+def server_of(course: Course, name: str) -> str:
+    """Return the server on which somebody's session runs; empty when there is none yet."""
+    rows = course.hub.rows("select server from lease where user = ? and phase = 'running'", name)
+    return str(rows[0][0]) if rows else ""
+
+
 def test_a_network_cut_beyond_the_grace_time_offers_a_start_elsewhere_and_ends_nothing(course: Course) -> None:
     third, others = course.cluster.servers[2], course.cluster.servers[:2]
     work = course.at_work("student1", third)
@@ -159,6 +167,8 @@ def test_a_network_cut_beyond_the_grace_time_offers_a_start_elsewhere_and_ends_n
         assert told(course, "student1") == "silence"
         for other in others:
             course.open(other)
+        wait_for(lambda: server_of(course, "student2"), "the line to serve who waits", 30)
+        assert server_of(course, "student2") in {other.name for other in others}
         wait_for(lambda: "start elsewhere" in home_page(course, "student1"), "the offer", 30)
         assert work.held, "it waits for the student's word"
     finally:
@@ -183,7 +193,18 @@ def test_an_agent_whose_clock_is_an_hour_ahead_has_its_gpus_given_out_all_the_sa
         first.restart_agent()
         pid = first.exec("systemctl", "show", "--property=MainPID", "--value", unit)
         assert "FAKETIME=+1h" in first.exec("tr", "\\0", "\\n", given=first.exec("cat", f"/proc/{pid}/environ"))
+        first.simulator.set(0, temperature_celsius=WARM)
+        token = course.hub.api("POST", "/users/admin/tokens", {}).json()["token"]
+
+        def shown() -> list[int]:
+            answer = requests.get(
+                f"{course.hub.url}/services/web/api/fleet", headers={"Authorization": f"token {token}"}, timeout=10
+            )
+            return [gpu["temperature_celsius"] for gpu in answer.json()["gpus"].values()]
+
+        wait_for(lambda: WARM in shown(), "what the agent has read since", 20)
         assert course.at_work("student1", first).server is first
     finally:
+        first.simulator.reset(0)
         first.exec("rm", f"/{drop_in}")
         first.restart_agent()
