@@ -28,7 +28,6 @@ _FENCE = """\
 # Notes what it is called with, and which containers of this student there are; takes the home away from those.
 containers=$(docker ps -aq --no-trunc --filter label=idlhub.user=$3)
 echo $1 $2 $3 $containers >> {folder}/calls
-while [ -e {folder}/slow ]; do sleep 0.05; done
 if [ -e {folder}/fails ]; then echo "the file server does not answer"; exit 3; fi
 [ "$1" = fence ] || exit 0
 for container in $containers; do
@@ -45,7 +44,7 @@ class Room:
     hub: Hub
     door: EngineDoor
     fence: Path
-    """Folder of the program that fences: ``calls`` is what it did; with ``slow`` it waits, with ``fails`` it fails."""
+    """Folder of the program that fences: ``calls`` is what it did; with ``fails`` it fails."""
     homes: Path
 
     # -- the servers ------------------------------------------------------------------------------
@@ -104,7 +103,7 @@ class Room:
 
     def empty(self) -> None:
         """Bring everything back, stop every server, and fail when something is left."""
-        for name in ("slow", "fails", "calls"):
+        for name in ("fails", "calls"):
             (self.fence / name).unlink(missing_ok=True)
         self.back()
         wait_for(lambda: not self.closed(), "the server to be let back", 45)
