@@ -201,7 +201,10 @@ def _totals(moment: Moment) -> dict[str, Any]:
 def _line(moment: Moment, terms: Terms) -> tuple[dict[str, Any], ...]:
     numbers = positions(moment.records.tickets)
     # Only a line needs to know when GPUs come free.
-    ahead = [] if not numbers else [one for lease in moment.records.leases for one in _outlooks(lease, moment, terms)]
+    silent = {member.name for member in moment.records.members if member.silent_since is not None}
+    # What a silent server holds comes free when it is back, which nobody can foretell.
+    leases = [lease for lease in moment.records.leases if numbers and lease.server not in silent]
+    ahead = [one for lease in leases for one in _outlooks(lease, moment, terms)]
     return tuple(_place(ticket, numbers, ahead, moment.now, terms) for ticket in moment.records.tickets)
 
 

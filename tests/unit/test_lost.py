@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from parts import exactly, opened, sqlite_url
 
+from idl_hub.db.events import Events
 from idl_hub.db.tables import LeaseRow
 from idl_hub.gpus.fences import Fences, left_behind
+from idl_hub.gpus.idle import IdleTracker
 from idl_hub.gpus.leases import Lease, Leases, Phase
+from idl_hub.gpus.line import Line
 from idl_hub.gpus.members import Member
+from idl_hub.gpus.reclaim import Policy
 from idl_hub.gpus.silence import Fence, Stage, may_lift, stage
 from idl_hub.homes.fence_command import FenceError, call
+from idl_hub.spawners.sessions import Sessions
 from idl_hub.web import silence
 from idl_hub.web.records import Held, Records
 
@@ -200,6 +205,42 @@ def _lives(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] != "Z"
     except (FileNotFoundError, ProcessLookupError):
         return False
+
+
+# -- its end -----------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Stops:
+    """Stands in for JupyterHub and for GPUs that nobody reads."""
+
+    stopped: list[str] = field(default_factory=list)
+
+    async def stop(self, user: str, _server_name: str) -> None:
+        self.stopped.append(user)
+
+    def servers(self) -> tuple[()]:
+        return ()
+
+
+async def test_a_session_beyond_its_limit_is_ended_when_its_server_can_tell_its_holder(database: Database) -> None:
+    lease, hub, silent = await running(database), Stops(), {"gpu03"}
+    await Leases(database).announce_end(lease.id, time.time() - 60, "the limit")
+    sessions = Sessions(
+        database,
+        hub,  # type: ignore[arg-type]
+        IdleTracker(),
+        Line(database),
+        Events(database),
+        hub,  # type: ignore[arg-type]
+        Policy(),
+        silent=silent.__contains__,
+    )
+    await sessions.look()
+    assert hub.stopped == []
+    silent.clear()
+    await sessions.look()
+    assert hub.stopped == ["anna"]
 
 
 # -- who is told what --------------------------------------------------------------------------------------

@@ -142,6 +142,13 @@ def test_the_line_has_positions_and_what_is_expected_from_limits_and_idle_gpus()
     assert sooner == round(NOW - 600 + policy.idle_while_others_wait_seconds + policy.warning_seconds)
 
 
+def test_nobody_expects_a_gpu_of_a_silent_server():
+    held = lease(0, "ada", ends_at=NOW + 600)
+    records = Records((held,), (ticket(0, "bob"),), members=(Member(held.server, None, silent_since=NOW - 99),))
+    [place] = paint(at(records), TERMS).line
+    assert place["expected_at"] is None
+
+
 def test_a_ready_ticket_has_a_deadline_and_no_position():
     ready = ticket(0, "ada", state=TicketState.READY, ready_at=NOW - 60)
     (place,) = paint(at(Records(tickets=(ready,))), TERMS).line
@@ -183,6 +190,17 @@ def test_a_person_is_told_which_of_their_own_processes_hold_memory_by_the_pids_o
     assert gpu["processes"] == [{"pid_in_container": 17, "memory_used_bytes": 2**30}]
     [silent] = told(Records((lease(0, "ada"),)), "ada", readings=[server(card(0, processes=None))])["session"]["gpus"]
     assert silent["processes"] is None
+
+
+def test_who_started_elsewhere_is_told_of_the_new_session_and_not_of_the_lost_one():
+    silent = (Member("gpu1", None, silent_since=NOW - 9999),)
+    lost, new = lease(0, "ada", phase="lost"), lease(1, "ada", server="gpu2")
+    me = told(Records((lost, new), members=(*silent, Member("gpu2", None))), "ada")
+    assert me["session"]["lease_id"] == new.id
+    assert me["silence"] is None
+    me = told(Records((lost,), members=silent), "ada")
+    assert me["session"] is None
+    assert (me["silence"]["stage"], me["silence"]["lease_id"]) == ("lost", lost.id)
 
 
 def test_idleness_before_the_session_is_not_the_sessions():
