@@ -49,7 +49,7 @@ class Notice:
 
     server: str
     since: str
-    """A time, in words."""
+    """That it does not answer, and since when, in words."""
     offered: bool
     """Whether its holder may start elsewhere already."""
 
@@ -119,7 +119,7 @@ class Lost:
         if lease is None or since is None:
             return None
         offered = self._stage(lease) is not Stage.WAIT
-        return Notice(lease.server, self._words(since), offered)
+        return Notice(lease.server, self._since_words(lease.server), offered)
 
     async def why_no_start(self, user: str, server_name: str) -> str:
         """Say why this server may not be started yet, in words with the way on; empty when it may.
