@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import sqlite3
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -28,7 +29,9 @@ Result = TypeVar("Result")
 _HISTORY = Path(__file__).parent / "history"
 _BUSY_TIMEOUT_SECONDS = 20
 _CONNECT_TIMEOUT_SECONDS = 10
-_ATTEMPTS = 10
+_ATTEMPTS = 12
+_PAUSE_SECONDS = 0.002
+_LONGEST_PAUSE_SECONDS = 0.25
 _CONFLICTS = 5
 _TRY_AGAIN = frozenset({"40001", "40P01"})
 """Postgres's SQLSTATE for "could not serialize" and "deadlock": somebody was in the way, the same again may succeed."""
@@ -116,12 +119,14 @@ class Database:
 
         On Postgres it is run again when another transaction was in the way, so it should change nothing else.
         """
-        for _ in range(_ATTEMPTS - 1):
+        for attempt in range(_ATTEMPTS - 1):
             try:
                 return self._transact_once(work)
             except DBAPIError as error:
                 if getattr(error.orig, "sqlstate", None) not in _TRY_AGAIN:
                     raise
+            # Two that try again at once meet again: each waits for a time of its own, longer from try to try.
+            time.sleep(random.uniform(0, min(_LONGEST_PAUSE_SECONDS, _PAUSE_SECONDS * 2**attempt)))  # noqa: S311
         return self._transact_once(work)
 
     def _transact_once(self, work: Callable[[Session], Result]) -> Result:
