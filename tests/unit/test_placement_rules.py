@@ -326,6 +326,7 @@ def test_a_gpu_does_not_become_better_by_more_load(question: dict[str, Any], uui
     question["gpu_count"] = 1
     found = choose(**question)
     assume(isinstance(found, Choice) and found.gpus[0].uuid != uuid)
-    loaded = {**question["remembered"], uuid: Remembered(1.0, None, "")}
-    assume(not question["remembered"].get(uuid, Remembered()).sick)
+    remembered = question["remembered"].get(uuid, Remembered())
+    assume(not remembered.sick)
+    loaded = {**question["remembered"], uuid: replace(remembered, average_utilization_ratio=1.0, idle_since=None)}
     assert choose(**{**question, "remembered": loaded}).gpus == found.gpus  # type: ignore[union-attr]
