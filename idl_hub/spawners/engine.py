@@ -111,8 +111,11 @@ class Engine:
 
     def _forget_connections(self) -> None:
         """Have new connections made: those of before a silence may be dead without knowing it."""
-        with self._connecting:
-            client, self._client = self._client, None
+        # The loop runs this, and a new connection may hang for a minute; one that is being made is none of those.
+        if not self._connecting.acquire(blocking=False):
+            return
+        client, self._client = self._client, None
+        self._connecting.release()
         if client is not None:
             client.close()
 

@@ -1,0 +1,40 @@
+"""Connections to an engine: whoever makes one that hangs, the hub's loop goes on."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from idl_hub.settings_servers import EngineSettings
+from idl_hub.spawners.engine import Engine
+from idl_hub.spawners.host import HostError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_CONNECTING_SECONDS = 4
+_DEADLINE_SECONDS = 20
+
+
+async def test_a_look_that_fails_does_not_hold_up_the_loop_while_another_call_still_connects(tmp_path: Path) -> None:
+    arrived: asyncio.Queue[asyncio.StreamWriter] = asyncio.Queue()
+    socket = tmp_path / "engine.sock"
+    await asyncio.start_unix_server(lambda _, writer: arrived.put_nowait(writer), socket)
+    engine = Engine("gpu01", EngineSettings(url=f"unix://{socket}"), threads=1, timeout_seconds=_CONNECTING_SECONDS)
+    async with asyncio.timeout(_DEADLINE_SECONDS):
+        looking = asyncio.create_task(engine.units())
+        look_connection = await arrived.get()
+        calling = asyncio.create_task(engine.call("version"))
+        call_connection = await arrived.get()
+        look_connection.close()
+        began = time.monotonic()
+        with pytest.raises(HostError):
+            await looking
+        assert time.monotonic() - began < _CONNECTING_SECONDS / 2
+        call_connection.close()
+        with pytest.raises(HostError):
+            await calling
+    engine.close()
