@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("idl_hub.fence")
 _LONGEST_WORDS = 300
+_KILL_SECONDS = 5.0
 _PASSED_ON = ("HOME", "LANG", "PATH")
 
 
@@ -53,7 +54,9 @@ async def call(
     except BaseException as error:  # also when who waits for it is cancelled
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)  # with what it started
-        await process.wait()
+        with suppress(TimeoutError):  # what hangs in the kernel, on a dead file server, cannot be killed
+            async with asyncio.timeout(_KILL_SECONDS):
+                await process.wait()
         if isinstance(error, TimeoutError):
             raise FenceError(f"{command[0]} was not done within {timeout_seconds:g} s") from None
         raise

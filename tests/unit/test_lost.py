@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -198,6 +200,17 @@ async def test_a_program_that_hangs_is_killed_with_what_it_started(tmp_path: Pat
     async with asyncio.timeout(10):
         while _lives(child):  # noqa: ASYNC110 - a process of another one sends no event
             await asyncio.sleep(0.02)
+
+
+async def test_what_the_program_leaves_behind_holds_nobody_up(tmp_path: Path) -> None:
+    # In a session of its own, out of reach, and with the program's output still in its hands.
+    command = program(tmp_path, f"setsid sleep 300 & echo $! > {tmp_path}/child")
+    try:
+        async with asyncio.timeout(10):
+            with pytest.raises(FenceError, match=r"was not done within 0\.5 s"):
+                await call(command, "fence", "gpu03", "anna", 0.5)
+    finally:
+        os.kill(int((tmp_path / "child").read_text()), signal.SIGKILL)
 
 
 def _lives(pid: int) -> bool:
