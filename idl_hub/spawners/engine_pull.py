@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
 from docker import auth
+from docker.errors import DockerException
 from docker.utils import parse_repository_tag
 
 from idl_hub.spawners.engine_events import base, connector
@@ -38,9 +40,14 @@ async def pull(
     Raises
     ------
     HostError
-        No connection, it was lost, or the engine was silent for too long.
+        No connection, it was lost, or the engine was silent for too long; or what `docker login` noted is of no use.
     """
     repository, tag = parse_repository_tag(reference)
+    try:
+        # In a thread: it may run a program that keeps passwords.
+        credentials = await asyncio.to_thread(_credentials, repository)
+    except DockerException as error:
+        raise HostError(f"What `docker login` noted on the hub's machine cannot be used ({error}).") from error
     timeout = aiohttp.ClientTimeout(total=None, connect=_CONNECT_SECONDS, sock_read=silence_seconds)
     try:
         async with (
@@ -50,7 +57,7 @@ async def pull(
             client.post(
                 f"{base(engine.url)}/images/create",
                 params={"fromImage": repository, "tag": tag or "latest"},
-                headers=_credentials(repository),
+                headers=credentials,
             ) as answer,
         ):
             if answer.status != 200:

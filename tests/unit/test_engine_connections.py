@@ -1,4 +1,4 @@
-"""Connections to an engine: whoever makes one that hangs, the hub's loop goes on."""
+"""Ways to an engine: whoever takes one that hangs or is closed, the hub's loop goes on and says why."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from idl_hub.settings_servers import EngineSettings
+from idl_hub.spawners import engine_pull
 from idl_hub.spawners.engine import Engine
 from idl_hub.spawners.host import HostError
 
@@ -38,3 +39,13 @@ async def test_a_look_that_fails_does_not_hold_up_the_loop_while_another_call_st
         with pytest.raises(HostError):
             await calling
     engine.close()
+
+
+async def test_a_pull_without_the_keeper_of_its_password_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "config.json").write_text('{"credHelpers": {"127.0.0.1:5000": "that-nobody-has"}}')
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
+    engine = EngineSettings(url=f"unix://{tmp_path}/engine.sock")
+    with pytest.raises(HostError, match="docker login.*cannot be used.*that-nobody-has"):
+        await anext(engine_pull.pull("gpu01", engine, "127.0.0.1:5000/idl-hub/student:latest", 1))
