@@ -41,11 +41,12 @@ async def test_a_look_that_fails_does_not_hold_up_the_loop_while_another_call_st
     engine.close()
 
 
+@pytest.mark.filterwarnings("ignore:docker-credential")  # docker-py says it as well
 async def test_a_pull_without_the_keeper_of_its_password_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "config.json").write_text('{"credHelpers": {"127.0.0.1:5000": "that-nobody-has"}}')
     monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
     engine = EngineSettings(url=f"unix://{tmp_path}/engine.sock")
-    with pytest.raises(HostError, match="docker login.*cannot be used.*that-nobody-has"):
+    with pytest.raises(HostError, match=r"docker login.*cannot be used.*that-nobody-has"):
         await anext(engine_pull.pull("gpu01", engine, "127.0.0.1:5000/idl-hub/student:latest", 1))
