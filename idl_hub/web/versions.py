@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import re
 import threading
+from collections import Counter
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
+from io import FileIO
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 from urllib.parse import quote, quote_from_bytes
 
@@ -35,7 +38,11 @@ _LOOK_SECONDS = 15.0
 _RESTORE_SECONDS = 330.0
 _LOOKS_AT_ONCE = 8
 _RESTORES_AT_ONCE = 4
-_CHUNK_BYTES = 4 * 2**20
+_DOWNLOADS_AT_ONCE = 4
+"""Of one person: each holds a file and a part of it in memory, for as long as the browser likes."""
+_CHUNK_BYTES = 2**20
+_CHUNK_SECONDS = 60.0
+"""Longest time a browser may take for one part; none that somebody waits at is that slow."""
 _LATE = timedelta(hours=2)
 _LATEST = datetime(9999, 1, 1, tzinfo=UTC).timestamp()
 _NONE_KEPT = "This hub keeps no earlier versions of homes."
@@ -47,6 +54,8 @@ _STILL = (
     "This takes longer than expected, and goes on: look into your home in a few minutes. What is being brought back "
     "shows when it is whole."
 )
+_MANY = "You download several files at this moment already. Wait until one of them is done, then try again."
+_SLOW = "The browser stopped taking the file, so no more of it was sent. Download it again."
 _AT_IT = "Something else of yours is being brought back at this moment. Wait until that is done, then try again."
 
 
@@ -62,6 +71,7 @@ class Versions:
         self._looks = Patience("look at earlier versions", _LOOKS_AT_ONCE)
         self._restores = Patience("bring back earlier versions", _RESTORES_AT_ONCE)
         self._busy: set[str] = set()
+        self._downloads: Counter[str] = Counter()
         self._lock = threading.Lock()
 
     async def look(self, function: Callable[Asked, Answer], *arguments: Asked.args, **named: Asked.kwargs) -> Answer:
@@ -89,6 +99,17 @@ class Versions:
             raise Refusal(503, _STILL) from error
         except RestoreError as error:
             raise Refusal(409, str(error)) from error
+
+    @contextmanager
+    def download(self, account: str) -> Iterator[None]:
+        """Count a download; refuse it where this person has enough of them under way."""
+        if self._downloads[account] >= _DOWNLOADS_AT_ONCE:
+            raise Refusal(429, _MANY)
+        self._downloads[account] += 1
+        try:
+            yield
+        finally:
+            self._downloads -= Counter({account: 1})  # who has none left is forgotten
 
     @contextmanager
     def _one_at_a_time(self, account: str) -> Iterator[None]:
@@ -174,7 +195,11 @@ class Differences(_Own):
 
         def compare() -> Listing:
             with ExitStack() as held:
-                return snapshots_compare.differences(*self.open(name, held), hidden=hidden)
+                copy, home = self.open(name, held)
+                try:
+                    return snapshots_compare.differences(copy, home, hidden=hidden)
+                except FileNotFoundError as error:  # it was dropped while it was compared
+                    raise Refusal(404, GONE) from error
 
         self.finish(_listing(await self.versions.look(compare), self.snapshots))
 
@@ -206,30 +231,40 @@ class File(_Own):
         if not path:
             raise Refusal(400, "Which file? The address has no path.")
 
-        def open_() -> int:
+        def open_() -> tuple[FileIO, int]:
             with ExitStack() as held:
                 copy, _ = self.open(name, held)
                 try:
-                    return safe.open_file(copy, path)
+                    # Closes itself when it comes too late for anybody to take it.
+                    file = FileIO(safe.open_file(copy, path))
                 except OSError as error:
                     raise Refusal(404, "There is no such file in this earlier version.") from error
+            return file, os.fstat(file.fileno()).st_size
 
-        with safe.held(await self.versions.look(open_)) as file:
-            size_bytes = os.fstat(file).st_size
-            self.set_header("Content-Type", "application/octet-stream")
-            self.set_header("Content-Length", str(size_bytes))
-            self.set_header("Content-Security-Policy", "sandbox; default-src 'none'")
-            as_attachment = f"attachment; filename*=UTF-8''{quote(_shown(path[-1]), safe='')}"
-            self.set_header("Content-Disposition", as_attachment)
-            left = size_bytes
-            while left > 0:
-                chunk = await self.versions.look(os.read, file, min(left, _CHUNK_BYTES))
-                if not chunk:
-                    break
-                left -= len(chunk)
-                self.write(chunk)
-                await self.flush()
+        with self.versions.download(self.account):
+            file, size_bytes = await self.versions.look(open_)
+            with file:
+                await self.send(file, size_bytes, path[-1])
         self.finish()
+
+    async def send(self, file: FileIO, size_bytes: int, name: str) -> None:
+        """Send a file in parts, and no more than a part ahead of the browser."""
+        self.set_header("Content-Type", "application/octet-stream")
+        self.set_header("Content-Length", str(size_bytes))
+        self.set_header("Content-Security-Policy", "sandbox; default-src 'none'")
+        self.set_header("Content-Disposition", f"attachment; filename*=UTF-8''{quote(_shown(name), safe='')}")
+        left = size_bytes
+        while left > 0:
+            chunk = await self.versions.look(file.read, min(left, _CHUNK_BYTES))
+            if not chunk:
+                break
+            left -= len(chunk)
+            self.write(chunk)
+            try:
+                async with asyncio.timeout(_CHUNK_SECONDS):
+                    await self.flush()
+            except TimeoutError as error:
+                raise Refusal(408, _SLOW) from error
 
 
 class Restore(_Own):
