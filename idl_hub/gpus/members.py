@@ -45,13 +45,18 @@ class Member:
 
     @property
     def why_closed(self) -> str:
-        """Why it gets no new sessions, in words; empty when it does."""
+        """Why it gets no new sessions, in words for everybody; empty when it does."""
         if self.leaving:
             return "it leaves: it is not in the settings any more"
         if self.fault is not None:
             since = time.strftime("%H:%M", time.localtime(self.silent_since)) if self.silent_since else "the start"
-            return f"its engine does not answer since {since}: {self.fault}"
+            return f"its engine does not answer since {since}"
         return ""
+
+    @property
+    def trouble(self) -> str:
+        """The same for staff: with the fault, in which addresses of the inside may stand."""
+        return f"{self.why_closed}: {self.fault}" if self.why_closed and self.fault else self.why_closed
 
 
 def closed_with(closed: Closed, members: Iterable[Member]) -> Closed:

@@ -140,7 +140,7 @@ def _servers(moment: Moment) -> dict[str, dict[str, Any]]:
         read_well = not has_gpus or (reading is not None and reading.health.ok and name not in stale)
         servers[name] = {
             "healthy": read_well and member.fault is None,
-            "health": member.why_closed or (_health(reading, moment.faults.get(name, "")) if has_gpus else "ok"),
+            "health": member.trouble or (_health(reading, moment.faults.get(name, "")) if has_gpus else "ok"),
             "has_gpus": has_gpus,
             "address": member.settings.address if member.settings else None,
             "leaving": member.leaving,

@@ -215,6 +215,11 @@ def test_what_an_admin_said_of_a_server_goes_before_what_the_hub_sees() -> None:
     assert "not in the settings" in closed.servers["b"]
     assert "c" not in closed.servers
     assert closed.gpus == {"GPU-1": "loud"}
-    silent: Any = closed_with(Closed(), members).servers["a"]
-    assert silent.startswith("its engine does not answer since")
-    assert silent.endswith("no route")
+
+
+def test_students_read_that_an_engine_is_silent_and_only_staff_what_the_network_said() -> None:
+    member = Member("a", None, fault="no route to 10.0.0.5", silent_since=1.0)
+    told: Any = closed_with(Closed(), [member]).servers["a"]
+    assert told.startswith("its engine does not answer since")
+    assert "10.0.0.5" not in told
+    assert member.trouble == f"{told}: no route to 10.0.0.5"
