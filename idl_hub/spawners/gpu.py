@@ -89,7 +89,8 @@ class GPUSpawnerMixin(Spawner):
                 self.runtime.give_up_start(lease, error)
             progress.close()
             if isinstance(error, HostError):
-                raise refusal.host_failed(error) from error
+                self.log.error("%s cannot be started: %s", self._log_name, error)  # noqa: TRY400
+                raise refusal.host_failed(lease.server if lease else "") from error
             raise
         self.runtime.keeper.claim(lease.id)
         await self._note_ready(lease)

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 from html import escape
-from typing import TYPE_CHECKING
 
 from jupyterhub.spawner import SpawnException
-
-if TYPE_CHECKING:
-    from idl_hub.spawners.host import HostError
 
 
 class Refusal(SpawnException):
@@ -42,11 +38,11 @@ def no_server() -> Refusal:
     )
 
 
-def host_failed(error: HostError) -> Refusal:
-    """Say that the server which was chosen stopped answering."""
+def host_failed(server: str) -> Refusal:
+    """Say that the server which was chosen stopped answering; what exactly it said is for the hub's log."""
     return Refusal(
-        f"Your server could not be started: {error} Nothing of yours is lost. "
-        "Try again; if it happens again, tell the course's admins.",
+        f"Your server could not be started: {server or 'the machine for it'} does not answer any more, or failed. "
+        "Nothing of yours is lost. Try again; if it happens again, tell the course's admins.",
         "host",
         503,
     )

@@ -25,6 +25,7 @@ from idl_hub.homes.store import Homes
 from idl_hub.images.keeper import Images
 from idl_hub.spawners.engine import Engine
 from idl_hub.spawners.executor import Executor
+from idl_hub.spawners.host import HostError
 from idl_hub.spawners.keeper import Keeper
 from idl_hub.spawners.line_keeper import LineKeeper
 from idl_hub.spawners.lost import Lost
@@ -259,7 +260,8 @@ class Runtime:
             why = "its start was cancelled or took too long"
             self.keeper.own(self.line.end_of_lease(lease.id, TicketState.FAILED, why))
         else:
-            why = f"its start failed: {getattr(error, 'message', '') or type(error).__name__}"
+            words = str(error) if isinstance(error, HostError) else getattr(error, "message", "")
+            why = f"its start failed: {words or type(error).__name__}"
         self.keeper.own(self.events.note("error", why, user=lease.user, server=lease.server, lease_id=lease.id))
         self.keeper.give_back_soon(lease, why)
 
