@@ -38,6 +38,8 @@ def _ip_address(text: str) -> str:
         address = ipaddress.ip_address(text)
     except ValueError:
         raise ValueError("an IP address such as 10.0.0.5") from None
+    if "%" in text:
+        raise ValueError("an IP address without the name of an interface, such as fd00::5")
     if address.is_unspecified:
         raise ValueError("one address of the server; students' ports may not be open at all of them")
     return text

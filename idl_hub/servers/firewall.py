@@ -102,6 +102,11 @@ class Firewall:
             raise FirewallError("no address of the hub: then nobody at all would reach the students")
         if not self.open:
             raise FirewallError("no service is open to students: without the hub's API no session can start")
+        given = (*self.hub, *self.resolvers, *(service.address for service in self.open))
+        for address in (*given, *(network.network_address for network in self.closed)):
+            # What follows the % is any text: it would become part of the rules.
+            if isinstance(address, IPv6Address) and address.scope_id is not None:
+                raise FirewallError(f"{address} names an interface; without the % and what follows it is an address")
         for service in self.open:
             if not 1 <= service.port <= 65535:
                 raise FirewallError(f"{service.port} is no port: 1 to 65535 are allowed")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from ipaddress import ip_address, ip_network
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -154,6 +154,19 @@ def test_a_port_that_is_none_is_refused(port: int) -> None:
 def test_metadata_cannot_be_opened(address: str) -> None:
     with pytest.raises(FirewallError, match="stays closed"):
         Firewall("b", (HUB,), (Service(ip_address(address), 80),))
+
+
+def test_an_address_with_an_interface_does_not_become_part_of_the_rules() -> None:
+    address = ip_address("fe80::1%x } ; flush ruleset ; {")
+    for values in (
+        {"hub": (address,)},
+        {"resolvers": (address,)},
+        {"closed": (ip_network(f"{address}/128"),)},
+        {"open": (Service(address, 80),)},
+    ):
+        given: dict[str, Any] = {"bridge": "b", "hub": (HUB,), "open": (Service(HUB, 8081),)} | values
+        with pytest.raises(FirewallError, match="names an interface"):
+            Firewall(**given)
 
 
 def test_without_rules_no_engine_starts() -> None:
