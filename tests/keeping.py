@@ -8,10 +8,11 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from ledger import Ledger
 from parts import NOW, card, exactly, server
 
 from idl_hub.db import Database
-from idl_hub.gpus.leases import Lease, Leases, Phase
+from idl_hub.gpus.leases import Lease, Phase
 from idl_hub.gpus.placement import Rules, choose
 from idl_hub.spawners.host import Change, HostError, Unit
 from idl_hub.spawners.keeper import Keeper
@@ -166,7 +167,7 @@ class Hub:
     def __init__(self, url: str, engines: Engines, host_names: tuple[str, ...], saved: set[str]) -> None:
         self.loop = asyncio.new_event_loop()
         self.database = InlineDatabase(url)
-        self.leases = Leases(self.database)
+        self.leases = Ledger(self.database)
         self.engines = engines
         self.hosts = {name: FakeHost(name, engines) for name in host_names}
         self.hub_id = self.leases.read_hub_id()
@@ -264,7 +265,7 @@ class Room:
     """A ledger, engines that work at once, and a keeper over two hosts."""
 
     def __init__(self, database: Database) -> None:
-        self.leases = Leases(database)
+        self.leases = Ledger(database)
         self.engines = Engines()
         self.hosts = {name: FakeHost(name, self.engines) for name in ("gpu1", "gpu2")}
         self.keeper = Keeper(self.leases, self.hosts, "hub")

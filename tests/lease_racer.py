@@ -9,16 +9,17 @@ import asyncio
 import sys
 from pathlib import Path
 
+from ledger import Ledger
 from parts import lowest_free
 
 from idl_hub.db import Database
-from idl_hub.gpus.leases import Lease, Leases, Phase, new_lease_id
+from idl_hub.gpus.leases import Lease, Phase, new_lease_id
 
 
 async def race(url: str, notes: Path, rounds: int, cards: int) -> None:
     """Hold a GPU for a moment, many times."""
     database = Database(url)
-    leases = Leases(database)
+    leases = Ledger(database)
     print(leases.read_hub_id(), flush=True)
     sys.stdin.readline()
     won = 0

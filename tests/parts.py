@@ -40,7 +40,7 @@ def server(*gpus: GPU, name: str = "gpu1", age_seconds: float = 1, health: Healt
 
 
 def lowest_free(gpu_count: int, cards: int = 8, host: str = "gpu1") -> Callable[[Mapping[str, str]], Choice | NoGPU]:
-    """Return a way to choose among idle cards, as `Leases.acquire` wants it."""
+    """Return a way to choose among idle cards, as `Ledger.acquire` wants it."""
     readings = [server(*(card(index) for index in range(cards)), name=host)]
     return lambda holders: choose(readings, holders, gpu_count, Rules(), NOW)
 

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 from sqlalchemy import select
 
 from idl_hub.db.tables import HubRow, LeaseGPURow, LeaseRow
-from idl_hub.gpus.placement import Choice, ChosenGPU, NoGPU
+from idl_hub.gpus.placement import Choice, ChosenGPU
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
     from sqlalchemy.orm import Session
 
@@ -80,37 +80,6 @@ class Leases:
     async def live(self) -> tuple[Lease, ...]:
         """Return every lease that has not ended, oldest first."""
         return await self._database.run(_live)
-
-    async def acquire(
-        self,
-        lease_id: str,
-        user: str,
-        server_name: str,
-        choose: Callable[[Mapping[str, str]], Choice | NoGPU],
-        kind: str = "session",
-    ) -> Lease | NoGPU:
-        """Reserve what `choose` picks, in one transaction.
-
-        Parameters
-        ----------
-        lease_id
-            From `new_lease_id`; the caller makes it, so that it can note the lease before it exists.
-        choose
-            Called with GPU UUID -> holder of all live leases. May be called again when another writer was faster.
-
-        Returns
-        -------
-        Lease or NoGPU
-            A committed lease in phase reserved, or the reason why there is none.
-        """
-
-        def reserve(session: Session) -> Lease | NoGPU:
-            choice = choose(holders_in(session))
-            if isinstance(choice, NoGPU):
-                return choice
-            return reserve_in(session, lease_id, user, server_name, choice, kind=kind, now=self._clock())
-
-        return await self._database.run_again_on_conflict(reserve)
 
     async def advance(self, lease_id: str, phase: Phase, container_id: str | None = None) -> bool:
         """Move a live lease to `phase`, with its container's id if that is new. False when the lease has ended."""

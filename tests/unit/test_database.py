@@ -14,6 +14,7 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from ledger import Ledger
 from parts import exactly, opened, sqlite_url
 from sqlalchemy import inspect, select, text
 
@@ -21,7 +22,6 @@ from idl_hub.db import Database, DatabaseError
 from idl_hub.db import database as module
 from idl_hub.db.accounts import Account, Accounts
 from idl_hub.db.tables import AccountRow, Base, HubRow
-from idl_hub.gpus.leases import Leases
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -81,7 +81,7 @@ def revision(database: Database) -> str | None:
 
 async def fill(database: Database) -> None:
     await Accounts(database).of_login("ldap", "Änne")
-    await Leases(database).acquire("lease1", "anna", "", exactly(3, 4))
+    await Ledger(database).acquire("lease1", "anna", "", exactly(3, 4))
 
 
 def copies(folder: Path) -> list[Path]:
@@ -109,7 +109,7 @@ async def test_upgrading_again_changes_nothing_and_makes_no_copy(tmp_path: Path)
         before = revision(database)
         database.upgrade()
         assert revision(database) == before
-        assert len(await Leases(database).live()) == 1
+        assert len(await Ledger(database).live()) == 1
     assert copies(tmp_path) == []
 
 
@@ -144,10 +144,10 @@ async def test_a_database_of_the_first_version_comes_up_to_date_with_all_it_held
         assert revision(database) == head()
         with database.engine.connect() as connection:
             assert compare_metadata(MigrationContext.configure(connection), Base.metadata) == []
-        (lease,) = await Leases(database).live()
+        (lease,) = await Ledger(database).live()
         assert (lease.user, lease.phase, [gpu.uuid for gpu in lease.gpus]) == ("anna", "running", ["GPU-3"])
         assert await Accounts(database).of_name("anna") == Account("ldap", "anna", "anna")
-        assert Leases(database).read_hub_id() == "hub1"
+        assert Ledger(database).read_hub_id() == "hub1"
 
 
 async def test_before_an_upgrade_a_sqlite_file_is_copied_whole_and_privately(
@@ -179,7 +179,7 @@ async def test_an_upgrade_that_fails_half_way_leaves_the_database_as_it_was(
     with closing(Database(database_url)) as database:
         assert revision(database) == head()
         assert {"user"} <= {column["name"] for column in inspect(database.engine).get_columns("lease")}
-        (lease,) = await Leases(database).live()
+        (lease,) = await Ledger(database).live()
         assert [gpu.uuid for gpu in lease.gpus] == ["GPU-3", "GPU-4"]
 
 

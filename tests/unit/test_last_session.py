@@ -6,10 +6,11 @@ import asyncio
 from typing import TYPE_CHECKING
 
 import pytest
+from ledger import Ledger
 from parts import NOW, exactly, opened
 
 from idl_hub.db.events import Events
-from idl_hub.gpus.leases import Lease, Leases, new_lease_id
+from idl_hub.gpus.leases import Lease, new_lease_id
 from idl_hub.spawners.last_session import Ended, find
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ def database(database_url: str) -> Iterator[Database]:
 def session_that_ended(database: Database, ending: str, *, at: float = NOW, ready: bool = True) -> str:
     """Write down a session of alice's and its end; return its lease."""
     now = at - 60
-    leases = Leases(database, clock=lambda: now)
+    leases = Ledger(database, clock=lambda: now)
 
     async def live() -> str:
         nonlocal now

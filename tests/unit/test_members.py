@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 from keeping import Engines, FakeHost
+from ledger import Ledger
 from parts import exactly, until
 
 from idl_hub.db import Database
 from idl_hub.gpus.fleet import from_settings
-from idl_hub.gpus.leases import Lease, Leases, Phase
+from idl_hub.gpus.leases import Lease, Phase
 from idl_hub.gpus.members import Member, closed_with, members_in, servers_of, write_members
 from idl_hub.gpus.placement import Closed
 from idl_hub.settings import Settings
@@ -34,7 +35,7 @@ class World:
     def __init__(self, database: Database, engines: Engines, first: Settings) -> None:
         self.database = database
         self.engines = engines
-        self.leases = Leases(database)
+        self.leases = Ledger(database)
         self.made: list[FakeHost] = []
         self.hub_id = self.leases.read_hub_id()
         hosts = {server.name: self.make(server) for server in first.servers}
