@@ -27,9 +27,17 @@ def this_machine(settings: Settings) -> ServerSettings:
 
 
 def make_host(server: ServerSettings, spawner: SpawnerSettings) -> Host:
-    """Return the place where a server's sessions run; it is not connected to before it is used."""
-    if spawner.kind == "process" or server.engine is None:
+    """Return the place where a server's sessions run; it is not connected to before it is used.
+
+    Raises
+    ------
+    ValueError
+        When sessions are containers and the server has no engine.
+    """
+    if spawner.kind == "process":
         return LocalProcesses(server.name, spawner.stop_timeout_seconds)
+    if server.engine is None:
+        raise ValueError(f"{server.name} has no engine")
     return Engine(
         server.name,
         server.engine,

@@ -93,9 +93,14 @@ class Members:
         for member in self._database.transact(members_in):
             if member.settings is None or member.name in self._keeper.hosts or member.name not in live:
                 continue
+            try:
+                host = self._make(member.settings, self._spawner)
+            except ValueError as error:  # it was of another kind of spawner
+                log.warning("Sessions on %s, which is not in the settings any more, stay lost: %s", member.name, error)
+                continue
             log.info("%s is not in the settings any more; its sessions are looked after until they end", member.name)
             self._leaving[member.name] = self._connected[member.name] = member.settings
-            self._keeper.join(self._make(member.settings, self._spawner))
+            self._keeper.join(host)
             self._keeper.retire(member.name)
         self._follow()
 
