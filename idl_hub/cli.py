@@ -18,7 +18,7 @@ from idl_hub import __version__
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-_OF_SHELL = ("gpus", "servers", "line", "drain", "undrain", "exclude", "include", "reload", "why", "usage")
+_OF_SHELL = ("gpus", "servers", "line", "drain", "undrain", "exclude", "include", "dead", "reload", "why", "usage")
 COMMAND_MODULES = {
     "settings": "idl_hub.settings_commands",
     "simulate": "idl_hub.gpus.simulator.commands",
