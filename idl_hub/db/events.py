@@ -54,10 +54,6 @@ class Events:
         )
         await self._database.run(lambda session: session.add(row))
 
-    async def of_user(self, name: str, since: float = 0) -> tuple[Event, ...]:
-        """Return a person's events since then, oldest first."""
-        return await self._database.run(lambda session: events_of_user(session, name, since))
-
 
 def events_of_user(session: Session, name: str, since: float = 0) -> tuple[Event, ...]:
     """Return a person's events within a transaction of the caller."""
