@@ -62,6 +62,13 @@ def ensure_student_environment(step: Step, places: Places, *, real_gpus: bool) -
     return places.student_venv / "bin" / "python"
 
 
+def ensure_ansible(step: Step, places: Places) -> Path:
+    """Make the environment of Ansible, as locked; return the folder of its programs."""
+    lists = [places.requirements / "ansible.txt"]
+    _ensure_environment(step, places, places.ansible, Path(sys.executable), lists, "ansible")
+    return places.ansible / "bin"
+
+
 def _python_for_tensorflow() -> Path:
     candidates = [sys.executable, *filter(None, map(shutil.which, ("python3.11", "python3.12")))]
     for candidate in candidates:

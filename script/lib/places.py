@@ -49,6 +49,11 @@ class Places:
         return self.tools / "pages"
 
     @property
+    def ansible(self) -> Path:
+        """The virtual environment of Ansible, in the versions that the roles are tested with."""
+        return self.tools / "ansible"
+
+    @property
     def registry(self) -> Path:
         """The folder of docker-registry, for tests."""
         return self.tools / "registry"

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from script.lib.console import Step
 
 _WITHOUT_ENGINE = ("tests/unit",)
-_WITH_ENGINE = ("tests/docker", "tests/servers", "tests/browser", "tests/benchmarks")
+_WITH_ENGINE = ("tests/docker", "tests/servers", "tests/browser", "tests/ansible", "tests/benchmarks")
 _LONG = ("tests/long",)
 
 
@@ -106,6 +106,8 @@ def _set_up(console: Console, places: Places) -> str:
             environments.ensure_hub_environment(step, places, with_tests=True)
         with console.step("Proxy") as step:
             node = environments.ensure_proxy(step, places)
+        with console.step("Ansible") as step:
+            environments.ensure_ansible(step, places)
         if not no_engine:
             with console.step("Page tests") as step:
                 environments.ensure_page_tests(step, places, node)
@@ -196,6 +198,7 @@ def _checks(places: Places) -> list[tuple[str, list[str]]]:
         ("ruff format", [str(venv / "ruff"), "format", "--check", "."]),
         ("mypy", [str(venv / "mypy"), "-p", "idl_hub", "-p", "script.lib"]),
         ("shellcheck", ["shellcheck", "--external-sources", *_shell_scripts(places.root)]),
+        ("ansible-lint", [str(places.ansible / "bin" / "ansible-lint"), "--strict"]),
     ]
 
 
@@ -223,7 +226,9 @@ def _is_shell_script(path: Path) -> bool:
 def _check(console: Console, places: Places, name: str, command: Sequence[str]) -> Outcome:
     console.line(f"\n=== {name}")
     started = time.monotonic()
-    code = subprocess.run(command, cwd=places.root, check=False, timeout=900).returncode
+    env = environment(PATH=f"{Path(command[0]).parent}:{os.environ.get('PATH', '')}")
+    folder = places.root / "ansible" if name == "ansible-lint" else places.root
+    code = subprocess.run(command, cwd=folder, env=env, check=False, timeout=900).returncode
     return Outcome(name, code == 0, time.monotonic() - started)
 
 
