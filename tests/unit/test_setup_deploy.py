@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+
 from script.lib import deploy
 from script.lib.console import SetupError
 
