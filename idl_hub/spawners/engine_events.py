@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _CONNECT_SECONDS = 10
 # A connection that was cut without a word looks like one on which nothing happens; a new one tells them apart.
 _SILENCE_SECONDS = 120
-_LONGEST_EVENT_BYTES = 2**20
+_LONGEST_LINE_BYTES = 2**20
 _KINDS: tuple[Literal["start", "die", "oom"], ...] = ("start", "die", "oom")
 
 
@@ -33,12 +33,9 @@ async def follow(name: str, engine: EngineSettings, label: str) -> AsyncIterator
         No connection, or it was lost.
     """
     filters = json.dumps({"type": ["container"], "event": list(_KINDS), "label": [label]})
-    timeout = aiohttp.ClientTimeout(total=None, connect=_CONNECT_SECONDS, sock_read=_SILENCE_SECONDS)
     try:
         async with (
-            aiohttp.ClientSession(
-                connector=connector(engine), timeout=timeout, trust_env=False, read_bufsize=_LONGEST_EVENT_BYTES
-            ) as client,
+            listener(engine, _SILENCE_SECONDS) as client,
             client.get(f"{base(engine.url)}/events", params={"filters": filters}) as answer,
         ):
             if answer.status != 200:
@@ -58,7 +55,7 @@ async def ping(name: str, engine: EngineSettings, timeout_seconds: float) -> Non
     timeout = aiohttp.ClientTimeout(total=timeout_seconds)
     try:
         async with (
-            aiohttp.ClientSession(connector=connector(engine), timeout=timeout, trust_env=False) as client,
+            aiohttp.ClientSession(connector=_connector(engine), timeout=timeout, trust_env=False) as client,
             client.get(f"{base(engine.url)}/_ping") as answer,
         ):
             if answer.status != 200:
@@ -85,7 +82,15 @@ def base(url: str) -> str:
     return "http://engine" if url.startswith("unix:") else url.replace("tcp://", "https://", 1)
 
 
-def connector(engine: EngineSettings) -> aiohttp.BaseConnector:
+def listener(engine: EngineSettings, silence_seconds: float) -> aiohttp.ClientSession:
+    """Return a client for answers that come line by line, for as long as they come; it is closed by who asked."""
+    timeout = aiohttp.ClientTimeout(total=None, connect=_CONNECT_SECONDS, sock_read=silence_seconds)
+    return aiohttp.ClientSession(
+        connector=_connector(engine), timeout=timeout, trust_env=False, read_bufsize=_LONGEST_LINE_BYTES
+    )
+
+
+def _connector(engine: EngineSettings) -> aiohttp.BaseConnector:
     """Return aiohttp's way to an engine, with the hub's certificate when it is reached over a network."""
     if engine.url.startswith("unix:"):
         return aiohttp.UnixConnector(path=engine.url.removeprefix("unix://"))

@@ -11,16 +11,13 @@ from docker import auth
 from docker.errors import DockerException
 from docker.utils import parse_repository_tag
 
-from idl_hub.spawners.engine_events import base, connector
+from idl_hub.spawners.engine_events import base, listener
 from idl_hub.spawners.host import HostError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping
 
     from idl_hub.settings_servers import EngineSettings
-
-_CONNECT_SECONDS = 10
-_LONGEST_EVENT_BYTES = 2**20
 
 
 async def pull(
@@ -48,12 +45,9 @@ async def pull(
         credentials = await asyncio.to_thread(_credentials, repository)
     except DockerException as error:
         raise HostError(f"What `docker login` noted on the hub's machine cannot be used ({error}).") from error
-    timeout = aiohttp.ClientTimeout(total=None, connect=_CONNECT_SECONDS, sock_read=silence_seconds)
     try:
         async with (
-            aiohttp.ClientSession(
-                connector=connector(engine), timeout=timeout, trust_env=False, read_bufsize=_LONGEST_EVENT_BYTES
-            ) as client,
+            listener(engine, silence_seconds) as client,
             client.post(
                 f"{base(engine.url)}/images/create",
                 params={"fromImage": repository, "tag": tag or "latest"},
