@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jupyterhub.app import JupyterHub
+from prometheus_client import REGISTRY
 
 from idl_hub import subdomains
 from idl_hub.db import Database
@@ -16,7 +17,7 @@ from idl_hub.db.accounts import NAME_PATTERN
 from idl_hub.gpus.leases import Leases
 from idl_hub.homes.snapshots import kept_by
 from idl_hub.login import AccountNamesMixin, DemoAuthenticator
-from idl_hub.people import CUSTOM_SCOPES, GROUPS, HELPER, ROLES, SERVER_TOKEN_SCOPES, demo_people
+from idl_hub.people import CUSTOM_SCOPES, GROUPS, HELPER, PROMETHEUS, ROLES, SERVER_TOKEN_SCOPES, demo_people
 from idl_hub.settings import Settings, SettingsError
 from idl_hub.spawners import GPUDockerSpawner, GPUProcessSpawner, GPUSpawnerMixin
 from idl_hub.spawners.hosts import make_host, this_machine
@@ -99,6 +100,7 @@ def _services(c: Any, settings: Settings) -> None:
     # `web` is not a child of the hub, which would end it with itself: whoever starts the hub starts it as well.
     c.JupyterHub.services = [
         web_service.hub_entry(settings),
+        {"name": PROMETHEUS, "api_token": service_token(settings.hub.state_directory, PROMETHEUS)},
         {"name": HELPER, "api_token": service_token(settings.hub.state_directory, HELPER)},
     ]
 
@@ -190,6 +192,7 @@ def _runtime(settings: Settings) -> None:
     task = loop.create_task(runtime.run(app._start_future))
     task.add_done_callback(_runtime_ended)
     runtime.task = task
+    REGISTRY.register(runtime.metrics)
 
 
 def _runtime_ended(task: asyncio.Task[None]) -> None:

@@ -9,6 +9,9 @@ GROUPS = ("students", "assistants", "lecturers", "admins")
 HELPER = "idl-hub"
 """The service in whose name the hub itself starts and stops servers: for the line, and for who ends a session."""
 
+PROMETHEUS = "prometheus"
+"""The service in whose name Prometheus reads metrics, of the hub and of `idl-hub web`; it may do nothing else."""
+
 _OF_STUDENTS = "group=students"
 
 USE_WEB = "access:services!service=web"
@@ -61,6 +64,12 @@ ROLES: tuple[dict[str, Any], ...] = (
         "description": "Start and stop servers when the line or an admin says so",
         "scopes": ["servers"],
         "services": [HELPER],
+    },
+    {
+        "name": "idlhub-prometheus",
+        "description": "Read metrics",
+        "scopes": ["read:metrics"],
+        "services": [PROMETHEUS],
     },
     {
         "name": "idlhub-admins",

@@ -30,6 +30,7 @@ from idl_hub.spawners.keeper import Keeper
 from idl_hub.spawners.line_keeper import LineKeeper
 from idl_hub.spawners.lost import Lost
 from idl_hub.spawners.members import Members
+from idl_hub.spawners.metrics import HubMetrics
 from idl_hub.spawners.reload import Reload
 from idl_hub.spawners.sessions import Sessions, ends_at
 
@@ -100,6 +101,17 @@ class Runtime:
         self.lost = Lost(settings, database, self.keeper, self.out_of_service, self.events, api)
         self.lost.execute_for(self.executor)
         self.lost.on_returned = self.line_keeper.wake
+        self.metrics = HubMetrics(
+            self.leases,
+            self.line,
+            self.keeper,
+            self.fleet,
+            self._closed,
+            lambda: self.images.lacking,
+            settings.homes.directory,
+            lambda: self.task is not None and not self.task.done(),
+            settings.gpus.reading_max_age_seconds,
+        )
         self._policy = policy_from(settings)
         self._sessions = Sessions(
             database,
@@ -129,6 +141,7 @@ class Runtime:
             async with asyncio.TaskGroup() as parts:
                 parts.create_task(self.fleet.run())
                 parts.create_task(self.keeper.run())
+                parts.create_task(self.metrics.run())
                 if hub_has_loaded is not None:
                     await asyncio.shield(hub_has_loaded)
                 self.keeper.hub_is_up()

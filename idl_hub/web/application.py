@@ -13,9 +13,11 @@ from tornado import web
 
 from idl_hub import subdomains
 from idl_hub.db.commands import Commands
-from idl_hub.people import USE_WEB
+from idl_hub.people import PROMETHEUS, USE_WEB
+from idl_hub.tokens import service_token
 from idl_hub.web import api, pages, service, versions
 from idl_hub.web.access import Groups
+from idl_hub.web.metrics import Metrics
 from idl_hub.web.stream import Events
 
 if TYPE_CHECKING:
@@ -108,6 +110,7 @@ def make(settings: Settings, live: Live, database: Database, auth: HubOAuth) -> 
     return web.Application(
         [
             (f"{prefix}health", Health),
+            (f"{prefix}metrics", Metrics, {"token": service_token(settings.hub.state_directory, PROMETHEUS)}),
             (f"{prefix}oauth_callback", _Callback, {"hub_auth": auth}),
             *((prefix + path, _Asset, {"path": str(folder)}) for path, folder in assets.items()),
             *((prefix + path, handler, shared) for path, handler in addresses),

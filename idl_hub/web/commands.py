@@ -10,6 +10,7 @@ import sys
 from contextlib import AsyncExitStack, suppress
 from typing import TYPE_CHECKING, Any
 
+from prometheus_client import REGISTRY
 from tornado.httpserver import HTTPServer
 
 from idl_hub import settings as settings_module
@@ -19,6 +20,7 @@ from idl_hub.gpus.fleet import from_settings
 from idl_hub.settings import Settings, SettingsError
 from idl_hub.web import application, service
 from idl_hub.web.live import Live
+from idl_hub.web.metrics import WebMetrics
 from idl_hub.web.picture import Terms
 from idl_hub.web.silence import Terms as SilenceTerms
 
@@ -74,6 +76,7 @@ async def _serve(settings: Settings) -> None:
         live = Live(fleet, reader, terms)
         app = application.make(settings, live, database, application.hub_auth(settings))
         server = HTTPServer(app, xheaders=False)
+        REGISTRY.register(WebMetrics(live))
         for address in {"127.0.0.1", settings.hub.internal_address}:
             server.listen(settings.hub.web_port, address)
         held.callback(server.stop)

@@ -120,6 +120,11 @@ class Live:
         """Return how many connections of this person watch."""
         return sum(viewer.user == user for viewer in self._viewers)
 
+    @property
+    def viewers(self) -> int:
+        """How many connections watch."""
+        return len(self._viewers)
+
     def close(self) -> None:
         """Let everybody go, so that the process can end."""
         for viewer in self._viewers:
