@@ -86,14 +86,24 @@ def gateway_of(network: dict[str, Any]) -> str:
 def ensure_image(step: Step, places: Places) -> None:
     """Build the student image; script/image itself does nothing when no input changed."""
     _check_space(places)
-    log = places.setup_logs / "image.log"
+    step.note = _build(step, places, "image", "student image")
+
+
+def ensure_service_images(step: Step, places: Places) -> None:
+    """Build the images of agent and hub, as the roles do; nothing is done when no input changed."""
+    _build(step, places, "agent-image", "agent's image")
+    step.note = _build(step, places, "hub-image", "hub's image")
+
+
+def _build(step: Step, places: Places, script: str, what: str) -> str:
+    log = places.setup_logs / f"{script}.log"
     try:
-        last = run(step, [str(places.root / "script" / "image")], log, deadline_seconds=3600, cwd=places.root)
+        last = run(step, [str(places.root / "script" / script)], log, deadline_seconds=3600, cwd=places.root)
     except CommandFailedError as failure:
         raise explain(
-            "The student image could not be built", failure, log, "Try script/image alone to see all of it."
+            f"The {what} could not be built", failure, log, f"Try script/{script} alone to see all of it."
         ) from failure
-    step.note = (last.splitlines() or ["built"])[-1].strip()[:60]
+    return (last.splitlines() or ["built"])[-1].strip()[:60]
 
 
 def ensure_server_image(step: Step, places: Places) -> None:

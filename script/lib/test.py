@@ -121,6 +121,8 @@ def _set_up(console: Console, places: Places) -> str:
         if not no_engine:
             with console.step("Student image") as step:
                 containers.ensure_image(step, places)
+            with console.step("Service images") as step:
+                containers.ensure_service_images(step, places)
             with console.step("Server image") as step:
                 containers.ensure_server_image(step, places)
             with console.step("Network") as step:
