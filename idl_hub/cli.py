@@ -28,6 +28,7 @@ COMMAND_MODULES = {
     "homes": "idl_hub.homes.commands",
     "snapshots": "idl_hub.homes.snapshots_commands",
     "firewall": "idl_hub.servers.firewall_command",
+    "smoke": "idl_hub.smoke.commands",
     **dict.fromkeys(_OF_SHELL, "idl_hub.shell"),
 }
 """Command -> the module that adds it; one module may add several."""

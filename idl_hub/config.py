@@ -17,7 +17,7 @@ from idl_hub.db.accounts import NAME_PATTERN
 from idl_hub.gpus.leases import Leases
 from idl_hub.homes.snapshots import kept_by
 from idl_hub.login import AccountNamesMixin, DemoAuthenticator
-from idl_hub.people import CUSTOM_SCOPES, GROUPS, HELPER, PROMETHEUS, ROLES, SERVER_TOKEN_SCOPES, demo_people
+from idl_hub.people import CUSTOM_SCOPES, GROUPS, HELPER, PROMETHEUS, ROLES, SERVER_TOKEN_SCOPES, SMOKER, demo_people
 from idl_hub.settings import Settings, SettingsError
 from idl_hub.spawners import GPUDockerSpawner, GPUProcessSpawner, GPUSpawnerMixin
 from idl_hub.spawners.hosts import make_host, this_machine
@@ -101,7 +101,7 @@ def _services(c: Any, settings: Settings) -> None:
     c.JupyterHub.services = [
         web_service.hub_entry(settings),
         {"name": PROMETHEUS, "api_token": service_token(settings.hub.state_directory, PROMETHEUS)},
-        {"name": HELPER, "api_token": service_token(settings.hub.state_directory, HELPER)},
+        *({"name": name, "api_token": service_token(settings.hub.state_directory, name)} for name in (HELPER, SMOKER)),
     ]
 
 

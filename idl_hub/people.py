@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+from idl_hub.db.accounts import SMOKE_TEST
+
 GROUPS = ("students", "assistants", "lecturers", "admins")
 
 HELPER = "idl-hub"
 """The service in whose name the hub itself starts and stops servers: for the line, and for who ends a session."""
+
+SMOKER = "smoke"
+"""The service in whose name `idl-hub smoke` makes, uses and deletes its one account."""
 
 PROMETHEUS = "prometheus"
 """The service in whose name Prometheus reads metrics, of the hub and of `idl-hub web`; it may do nothing else."""
@@ -64,6 +69,12 @@ ROLES: tuple[dict[str, Any], ...] = (
         "description": "Start and stop servers when the line or an admin says so",
         "scopes": ["servers"],
         "services": [HELPER],
+    },
+    {
+        "name": "idlhub-smoke-test",
+        "description": "Make and delete one account, start and stop its server, and use that: the student of a test",
+        "scopes": [f"{what}!user={SMOKE_TEST}" for what in ("admin:users", "servers", "access:servers")],
+        "services": [SMOKER],
     },
     {
         "name": "idlhub-prometheus",

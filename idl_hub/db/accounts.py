@@ -6,6 +6,7 @@ nbgrader keeps a student's name in every path and row for ever, so the mapping i
 * Everything else (capitals aside, which most providers do not tell apart; odd characters, other scripts,
   long names) becomes its readable remainder, cut short, a dash and 10 hexadecimal digits of its SHA-256.
 * A login that itself ends like such a hash is treated as odd, so nobody can log in under another's name.
+* So is the name under which `idl-hub smoke` tries out the hub: nobody else may have that home.
 
 The home's folder carries the hub name; a container's name is made from it by the spawner.
 """
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
     from idl_hub.db.database import Database
 
+SMOKE_TEST = "idlhub-smoke"
+"""The account of `idl-hub smoke`: made, tried out and removed again; no person gets this name."""
 NAME_PATTERN = r"^[a-z0-9][a-z0-9_-]{0,31}$"
 """Every hub name matches this; it is safe as a path, in a URL and in a container's name."""
 
@@ -89,7 +92,7 @@ def _fold(text: str, case_sensitive: bool) -> str:
 
 def hub_name(login: str) -> str:
     """Return the hub name of a canonical login; different logins get different names."""
-    if _PLAIN.fullmatch(login) and not _LIKE_HASHED.fullmatch(login):
+    if _PLAIN.fullmatch(login) and not _LIKE_HASHED.fullmatch(login) and login != SMOKE_TEST:
         return login
     readable = unicodedata.normalize("NFKD", login).encode("ascii", "ignore").decode().lower()
     readable = re.sub(r"[^a-z0-9]+", "-", readable).strip("-")[:_KEPT_LENGTH].strip("-")

@@ -11,6 +11,7 @@ import logging
 import threading
 import time
 from contextlib import suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from idl_hub.gpus import placement
@@ -221,6 +222,8 @@ class Fleet:
         """Choose among the servers in `hosts`; for a session without GPU one without readings will do as well."""
         servers = [server for server in self.servers() if server.server in hosts]
         closed, remembered = self._closed(), self._memory.remembered
+        if wish.drained_too:
+            closed = replace(closed, servers={})
         plain = self.without_gpus & hosts
         choice = placement.choose(
             servers, holders, gpu_count, self._rules, self._clock(), closed, remembered, wish, plain

@@ -81,6 +81,8 @@ class Wish:
     """Where the student was last: better than another one that is as good."""
     sessions: Mapping[str, int] = field(default_factory=dict)
     """Server -> live sessions without a GPU by the ledger: readings lag behind starts."""
+    drained_too: bool = False
+    """Whether a server that gets no new sessions will do: for who tries out whether it may come back."""
 
 
 NO_WISH = Wish()

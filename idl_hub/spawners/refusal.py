@@ -64,3 +64,12 @@ def left_behind(why: str, page: str) -> Refusal:
 def stopped_meanwhile() -> Refusal:
     """Say that somebody stopped the server before it was ready."""
     return Refusal("Your server was stopped while it was starting. Start it again when you like.", "stopped", 409)
+
+
+NOTHING_FREE = "A smoke test does not wait in line"
+"""How the refusal of a smoke test ends when no GPU is free for it; `idl-hub smoke` looks for it."""
+
+
+def nothing_for_a_test(why: str) -> Refusal:
+    """Say that no GPU is free for a smoke test."""
+    return Refusal(f"{why} {NOTHING_FREE}: try again when a GPU is free.", "taken", 409)

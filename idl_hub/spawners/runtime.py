@@ -6,12 +6,13 @@ import asyncio
 import logging
 import time
 from collections import Counter
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from idl_hub.db.accounts import Accounts
+from idl_hub.db.accounts import SMOKE_TEST, Accounts
 from idl_hub.db.commands import Commands
 from idl_hub.db.events import Events
 from idl_hub.gpus import fleet
@@ -236,7 +237,7 @@ class Runtime:
 
         A lease is in the caller's hand until `Keeper.claim` or `Keeper.give_back_soon`.
         """
-        choose = partial(self._choose, wish=await self._wish_of(user))
+        choose = partial(self._choose, wish=await self._wish_of(user, options))
         lease_id = new_lease_id()
         self.keeper.take_in_hand(lease_id)
         acquiring = asyncio.create_task(self.line.acquire(lease_id, user, server_name, gpu_count, options, choose))
@@ -262,10 +263,14 @@ class Runtime:
         found = self._choose(await self.holders(), gpu_count)
         return f"No GPU is free ({found.reason})." if isinstance(found, NoGPU) else "Others are before you."
 
-    async def _wish_of(self, user: str) -> Wish:
+    async def _wish_of(self, user: str, options: Mapping[str, Any]) -> Wish:
         live = await self.leases.live()
         without_gpu = Counter(lease.server for lease in live if not lease.gpus)
-        return Wish(last_server=await self.leases.last_server(user) or "", sessions=without_gpu)
+        wish = Wish(last_server=await self.leases.last_server(user) or "", sessions=without_gpu)
+        server = options.get("server")
+        if user == SMOKE_TEST and server:
+            return replace(wish, servers=frozenset({str(server)}), drained_too=True)
+        return wish
 
     def give_up_start(self, lease: Lease, error: BaseException) -> None:
         """Begin to clean up a start that failed; who cancelled it does not want it again from the line."""

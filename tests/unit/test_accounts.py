@@ -54,6 +54,7 @@ def test_a_plain_login_is_kept_as_it_is(login: str) -> None:
         ("🎓", "user"),
         ("a b", "a-b"),
         ("Анна", "user"),
+        ("idlhub-smoke", "idlhub-smoke"),
     ],
 )
 def test_an_odd_login_is_named_by_its_readable_part_and_a_hash(login: str, readable: str) -> None:

@@ -143,7 +143,16 @@ def test_the_people_of_a_trial_are_in_their_groups(tmp_path: Path, password_file
 def test_no_role_lets_anybody_into_somebody_elses_server() -> None:
     for role in ROLES:
         for scope in role["scopes"]:
-            assert not scope.startswith(("access:servers", "admin:servers", "admin-ui!", "inherit")), role["name"]
+            of_a_test = scope.endswith("!user=idlhub-smoke")  # nobody's: no person gets that name
+            entering = scope.startswith(("access:servers", "admin:servers", "admin-ui!", "inherit"))
+            assert of_a_test or not entering, role["name"]
+
+
+def test_the_smoke_tests_token_is_about_its_own_account_alone(tmp_path: Path, password_file: Path) -> None:
+    [role] = [role for role in ROLES if "smoke" in role.get("services", ())]
+    assert {scope.partition("!")[2] for scope in role["scopes"]} == {"user=idlhub-smoke"}
+    services = configured(tmp_path).JupyterHub.services
+    assert [set(service) for service in services if service["name"] == "smoke"] == [{"name", "api_token"}]
 
 
 def test_staff_below_admins_reaches_students_only() -> None:
