@@ -6,18 +6,15 @@ remove is removed as well.
 
 from __future__ import annotations
 
-import ipaddress
 import secrets
-import subprocess
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import psutil
+import cluster_runs
 from agents import write_private
-from cluster_disks import LABEL, VOLUME, Disks, remove_runs
+from cluster_disks import LABEL, Disks
 from cluster_image import server_image
 from cluster_pki import Authority
 from cluster_server import SIMULATOR_STATE, STUDENT_NETWORK, Keys, Server
@@ -30,7 +27,6 @@ from idl_hub.homes.store import MARKER
 __all__ = ["Cluster", "ClusterHub", "Server"]
 
 REGISTRY_PORT = 5000
-_OWNER_LABEL = "idlhub.test-owner"
 _STUDENT_IMAGE = "idl-hub/student:latest"
 
 
@@ -100,7 +96,7 @@ class Cluster:
     def start(self) -> Cluster:
         """Start all servers and return when their engines and agents answer."""
         image = server_image(self._debian)
-        _remove_forgotten(image)
+        cluster_runs.remove_forgotten(image)
         self.folder.mkdir(parents=True, exist_ok=True)
         self.homes.mkdir(mode=0o755)
         (self.homes / MARKER).touch()
@@ -119,23 +115,8 @@ class Cluster:
         return self
 
     def _make_network(self) -> None:
-        """Make the network, at addresses that no other network here has."""
-        for _ in range(50):
-            number = secrets.randbelow(256)
-            subnets = [f"10.77.{number}.0/24", f"fd77:{secrets.randbelow(65536):x}:{number:x}::/64"]
-            words = [word for subnet in subnets for word in ("--subnet", subnet, "--gateway", _host(subnet, 1))]
-            made = subprocess.run(
-                ["docker", "network", "create", "--ipv6", *words, *self._labels(), self._run],
-                capture_output=True,
-                text=True,
-                timeout=60,
-            )
-            if made.returncode == 0:
-                self._subnets = subnets
-                self.hub_address, self.hub_address6 = (_host(subnet, 1) for subnet in subnets)
-                return
-            assert "overlaps" in made.stderr, made.stderr
-        raise AssertionError("every address of 10.77.0.0/16 seems to be taken; remove old networks of tests")
+        self._subnets = cluster_runs.make_network(self._run, self._labels())
+        self.hub_address, self.hub_address6 = (cluster_runs.host(subnet, 1) for subnet in self._subnets)
 
     def _server(self, number: int, name: str, authority: Authority, hub: tuple[Path, Path]) -> Server:
         folder = self.folder / name
@@ -145,7 +126,7 @@ class Cluster:
         simulator = Simulator(gpus / Path(SIMULATOR_STATE).name)
         simulator.create(self.gpus[number])
         token = write_private(folder / "token", secrets.token_hex(32).encode())
-        address, address6 = (_host(subnet, 101 + number) for subnet in self._subnets)
+        address, address6 = (cluster_runs.host(subnet, 101 + number) for subnet in self._subnets)
         return Server(name, address, address6, simulator, self.homes, Keys(authority.file, *hub, token))
 
     def _start_server(self, server: Server, image: str, authority: Authority, library: Path) -> None:
@@ -159,11 +140,11 @@ class Cluster:
         server.make_student_network()
 
     def _labels(self) -> list[str]:
-        return ["--label", f"{LABEL}={self._run}", "--label", f"{_OWNER_LABEL}={_owner()}"]
+        return cluster_runs.labels(self._run)
 
     def stop(self) -> None:
         """Remove the servers, their disks and their network."""
-        _remove(self._run)
+        cluster_runs.remove(self._run)
         if self._disks is not None:
             self._disks.remove()
 
@@ -230,45 +211,3 @@ class ClusterHub(Hub):
 
 def _image(name: str) -> str:
     return {"light": light_image, "student": lambda: _STUDENT_IMAGE}.get(name, lambda: name)()
-
-
-def _host(subnet: str, number: int) -> str:
-    network = ipaddress.ip_network(subnet)
-    return str(network[int(str(number), 16)] if network.version == 6 else network[number])
-
-
-def _owner() -> str:
-    """Return who made a cluster: a process, told from another that gets its number later or in another container."""
-    process = psutil.Process()
-    return f"{Path('/proc/self/ns/pid').readlink()} {process.pid} {process.create_time()}"
-
-
-def _is_gone(owner: str) -> bool:
-    namespace, pid, created = owner.split(" ")
-    if namespace != str(Path("/proc/self/ns/pid").readlink()):
-        return False  # nobody knows from here
-    with suppress(psutil.NoSuchProcess):
-        process = psutil.Process(int(pid))
-        return process.create_time() != float(created) or process.status() == psutil.STATUS_ZOMBIE
-    return True
-
-
-def _remove_forgotten(image: str) -> None:
-    """Remove clusters whose process was killed."""
-    shown = '{{.Label "' + LABEL + '"}}\t{{.Label "' + _OWNER_LABEL + '"}}'
-    listed = docker("ps", "-a", "--filter", f"label={_OWNER_LABEL}", "--format", shown).splitlines()
-    listed += docker("network", "ls", "--filter", f"label={_OWNER_LABEL}", "--format", shown).splitlines()
-    owners = dict(line.split("\t") for line in listed)
-    gone = [run for run, owner in owners.items() if _is_gone(owner)]
-    for run in gone:
-        _remove(run)
-    if gone and VOLUME in docker("volume", "ls", "-q").split():
-        remove_runs(image, gone)
-
-
-def _remove(run: str) -> None:
-    label = f"label={LABEL}={run}"
-    if containers := docker("ps", "-a", "-q", "--filter", label).split():
-        docker("rm", "--force", "--volumes", *containers)
-    if networks := docker("network", "ls", "-q", "--filter", label).split():
-        docker("network", "rm", *networks)

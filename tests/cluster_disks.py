@@ -86,6 +86,10 @@ class Disks:
         folder = f"{self._mountpoint}/runs/{self._run}/{server}"
         return ["--volume", f"{folder}/docker:/var/lib/docker", "--volume", f"{folder}/containerd:/var/lib/containerd"]
 
+    def discard(self, server: str) -> None:
+        """Remove the disk of one server, which is gone."""
+        self._in_volume('rm -rf "/disks/runs/$1/$2"', self._run, server)
+
     def remove(self) -> None:
         """Remove the disks of this cluster."""
         remove_runs(self._server_image, [self._run])

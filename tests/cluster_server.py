@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import io
 import json
 import subprocess
-import tarfile
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import requests
+from cluster_box import Box
 from cluster_disks import CAPABILITIES
 from cluster_pki import Issued
 from hubs import ROOT, docker, wait_for
@@ -28,7 +26,6 @@ _LIBRARY = "/srv/simulator"
 _HOMES_SOURCE = "/srv/homes"
 _OPEN_FILES = 16_384  # the machine that runs the tests may allow less than a server does
 _READY_SECONDS = 90
-_EXEC_SECONDS = 120
 _CUT = """
 table inet tests_cut {
     chain in { type filter hook prerouting priority -500; iifname "eth0" drop; }
@@ -47,27 +44,20 @@ class Keys:
     token: Path
 
 
-class Server:
+class Server(Box):
     """A server; `Cluster` makes and removes it.
 
     Attributes
     ----------
-    name, address, address6
-        ``gpu01``, and where it is reached on the cluster's network.
-    container
-        Id of the container on this machine's engine.
     simulator
         Its GPUs.
     """
 
     def __init__(self, name: str, address: str, address6: str, simulator: Simulator, homes: Path, keys: Keys) -> None:
-        self.name = name
-        self.address = address
-        self.address6 = address6
+        super().__init__(name, address, address6)
         self.simulator = simulator
         self.homes = homes
         self.keys = keys
-        self.container = ""
 
     # -- making it ------------------------------------------------------------------------------
 
@@ -108,22 +98,6 @@ class Server:
                 "etc/idl-hub/agent/key.pem": issued.key,
             }
         )
-
-    def write(self, files: Mapping[str, bytes], mode: int = 0o600) -> None:
-        """Write files of root's on the server, whether it runs or not; paths without the first slash."""
-        buffer = io.BytesIO()
-        with tarfile.open(fileobj=buffer, mode="w") as archive:
-            for path, content in files.items():
-                for parent in reversed(Path(path).parents[:-1]):
-                    entry = tarfile.TarInfo(str(parent))
-                    entry.type, entry.mode = tarfile.DIRTYPE, 0o755
-                    archive.addfile(entry)
-                entry = tarfile.TarInfo(path)
-                entry.size, entry.mode = len(content), mode
-                archive.addfile(entry, io.BytesIO(content))
-        copy = ["docker", "cp", "-", f"{self.container}:/"]
-        done = subprocess.run(copy, input=buffer.getvalue(), capture_output=True, timeout=_EXEC_SECONDS)
-        assert done.returncode == 0, done.stderr.decode()
 
     # -- power ------------------------------------------------------------------------------------
 
@@ -229,23 +203,6 @@ class Server:
 
     def mount_homes(self) -> None:
         self.exec("mount", "--bind", _HOMES_SOURCE, str(self.homes))
-
-    def exec(self, *command: str, check: bool = True, given: str = "") -> str:
-        """Run a command on the server as root; return what it printed, errors too unless it is to be checked."""
-        interactive = ["--interactive"] if given else []
-        done = subprocess.run(
-            ["docker", "exec", *interactive, self.container, *command],
-            input=given,
-            capture_output=True,
-            text=True,
-            timeout=_EXEC_SECONDS,
-        )
-        assert done.returncode == 0 or not check, f"{self.name}: {' '.join(command)}: {done.stdout}{done.stderr}"
-        return (done.stdout if check else done.stdout + done.stderr).strip()
-
-    def docker(self, *arguments: str, check: bool = True) -> str:
-        """Run the docker command on the server; return what it printed."""
-        return self.exec("docker", *arguments, check=check)
 
     def settings(self) -> dict[str, object]:
         """Return this server's entry in the hub's settings; without an agent when it has no GPU."""
