@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -110,7 +111,7 @@ def make(settings: Settings, live: Live, database: Database, auth: HubOAuth) -> 
     return web.Application(
         [
             (f"{prefix}health", Health),
-            (f"{prefix}metrics", Metrics, {"token": service_token(settings.hub.state_directory, PROMETHEUS)}),
+            (f"{prefix}metrics", Metrics, {"token": partial(service_token, settings.hub.state_directory, PROMETHEUS)}),
             (f"{prefix}oauth_callback", _Callback, {"hub_auth": auth}),
             *((prefix + path, _Asset, {"path": str(folder)}) for path, folder in assets.items()),
             *((prefix + path, handler, shared) for path, handler in addresses),

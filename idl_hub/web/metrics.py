@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hmac
+import logging
 from typing import TYPE_CHECKING
 
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, generate_latest
@@ -13,24 +14,31 @@ from tornado import web
 from idl_hub import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from prometheus_client.core import Metric
 
     from idl_hub.web.live import Live
 
+log = logging.getLogger("idl_hub.web")
+
 
 class Metrics(web.RequestHandler):
     """`GET metrics`: who has the token of Prometheus; students reach this address, too."""
 
-    def initialize(self, token: str) -> None:
-        """Know the token of Prometheus."""
+    def initialize(self, token: Callable[[], str]) -> None:
+        """Know where the token of Prometheus is read; it may be replaced while this process runs."""
         self._token = token
 
     def get(self) -> None:
         """Give all metrics of this process."""
         given = self.request.headers.get("Authorization", "")
-        if not hmac.compare_digest(given.encode(), f"Bearer {self._token}".encode()):
+        try:
+            wanted = self._token()
+        except OSError as error:
+            log.warning("Nobody may read metrics: the token of Prometheus cannot be read: %s", error)
+            raise web.HTTPError(503) from error
+        if not hmac.compare_digest(given.encode(), f"Bearer {wanted}".encode()):
             raise web.HTTPError(403)
         self.set_header("Content-Type", CONTENT_TYPE_LATEST)
         self.finish(generate_latest(REGISTRY))
