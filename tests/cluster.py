@@ -18,7 +18,7 @@ from cluster_disks import LABEL, Disks
 from cluster_image import server_image
 from cluster_pki import Authority
 from cluster_server import SIMULATOR_STATE, STUDENT_NETWORK, Keys, Server
-from hubs import HUB_LABEL, Hub, docker
+from hubs import HUB_LABEL, Hub
 from light import light_image
 
 from idl_hub.gpus.simulator import Simulator, build

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import cache
 
 from cluster_image import CERTIFICATES, ROOT
+
 from images.builder import base, inputs
 from images.builder.engine import Engine, find_docker
 from images.builder.steps import Reporter

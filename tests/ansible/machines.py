@@ -21,17 +21,19 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-TESTS = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(TESTS), str(TESTS.parent)]  # for a person who runs this file
+# For a person who runs this file.
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import cluster_runs
-from ansible import plays
 from ansible.inventories import BACKUPS, Inventory, Place
 from ansible.machine import Access, Machine
 from ansible.machine_images import machine_image
 from cluster_disks import Disks
-from cluster_image import server_image
+from cluster_image import ROOT, server_image
 from hubs import docker
+
+from ansible import plays
 
 __all__ = ["Machine", "Machines"]
 
@@ -241,7 +243,7 @@ def main() -> None:
     add.add_argument("--debian", choices=("bookworm", "trixie"), default="")
     commands.add_parser("down", help="remove them").add_argument("name")
     given = parser.parse_args()
-    folder = TESTS.parent / ".state" / "machines" / given.name
+    folder = ROOT / ".state" / "machines" / given.name
     if given.command == "up":
         assert not folder.exists(), f"{given.name} is there already: `{sys.argv[0]} down {given.name}` removes it"
         options = {"count": given.count, "debian": given.debian, "bare": given.bare}

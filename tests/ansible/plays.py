@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cluster_image import ROOT
+
 from script.lib.places import Places
 
 _LINE = re.compile(r"^(?P<host>\S+)\s+:((?: \w+=\d+\s*)+)$", re.MULTILINE)
