@@ -263,7 +263,7 @@ class Settings(Section):
     servers: tuple[ServerSettings, ...] = Field(
         (),
         description="The servers that students' sessions run on, each as {name, address, engine: {url, ca_file, "
-        "certificate_file, key_file}, agent: {url, token_file, ca_file}}; without agent: no GPUs. When empty: this "
+        "certificate_file, key_file}, agent: {url, token_file, ca_file}, gpus}; without agent: no GPUs. When empty: this "
         "machine alone, under the name gpus.server_name, with the engine at spawner.engine_url.",
     )
     spawner: SpawnerSettings = Field(SpawnerSettings(), description="What a student's server is and may use.")
