@@ -72,6 +72,11 @@ class HubSettings(Section):
         description="Port of the GPU pages (`idl-hub web`), at 127.0.0.1 for the proxy and at the internal address "
         "for students' servers.",
     )
+    address: Annotated[str, AfterValidator(_origin)] = Field(
+        "",
+        description="The hub as people type it, such as https://hub.example.org: what `idl-hub doctor` and `idl-hub "
+        "smoke` look at; empty: subdomain_host, else the proxy's own address.",
+    )
     subdomain_host: Annotated[str, AfterValidator(_origin)] = Field(
         "",
         description="Address of the hub with its own domain for each user below it, such as "
@@ -263,8 +268,8 @@ class Settings(Section):
     servers: tuple[ServerSettings, ...] = Field(
         (),
         description="The servers that students' sessions run on, each as {name, address, engine: {url, ca_file, "
-        "certificate_file, key_file}, agent: {url, token_file, ca_file}, gpus}; without agent: no GPUs. When empty: this "
-        "machine alone, under the name gpus.server_name, with the engine at spawner.engine_url.",
+        "certificate_file, key_file}, agent: {url, token_file, ca_file}, gpus}; without agent: no GPUs. When empty: "
+        "this machine alone, under the name gpus.server_name, with the engine at spawner.engine_url.",
     )
     spawner: SpawnerSettings = Field(SpawnerSettings(), description="What a student's server is and may use.")
     homes: HomeSettings = Field(HomeSettings(), description="Where students' files lie, on every server alike.")

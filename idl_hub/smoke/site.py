@@ -194,5 +194,5 @@ def _said(text: str) -> str:
 
 def _no_answer(url: str, error: Exception) -> str:
     if isinstance(error, aiohttp.ClientConnectorCertificateError | aiohttp.ClientSSLError):
-        return f"The certificate at {url} is not trusted here: {error}. See the runbook, “A certificate is too old”."
+        return f"The certificate at {url} is not trusted here: {error}. `idl-hub doctor --only address` says more."
     return f"{url} does not answer: {error or type(error).__name__}. Do Caddy, proxy and hub run? Try `idl-hub doctor`."

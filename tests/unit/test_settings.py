@@ -138,13 +138,13 @@ def test_a_default_file_that_may_not_be_looked_at_is_not_taken_for_missing(monke
     [
         # unknown keys
         ("hubb: {}", "hubb is not a setting; allowed here: gpus, homes, hub, "),
-        ("hub: {port: 1}", "hub.port is not a setting; allowed here: database_url, hub_database_url, "),
+        ("hub: {port: 1}", "hub.port is not a setting; allowed here: address, database_url, hub_database_url, "),
         ("5: x", "5 is not a setting; allowed here: gpus, homes, hub, "),
         ('"a\\nb": 1', "a\\nb is not a setting; allowed here: "),
         # wrong types
         ("trial: maybe", "trial is 'maybe'; allowed: true or false"),
-        ("hub: 5", "hub is 5; allowed: a section with keys (database_url, "),
-        ("hub: [1]", "hub is [1]; allowed: a section with keys (database_url, "),
+        ("hub: 5", "hub is 5; allowed: a section with keys (address, database_url, "),
+        ("hub: [1]", "hub is [1]; allowed: a section with keys (address, database_url, "),
         ("hub: {public_port: eighty}", "hub.public_port is 'eighty'; allowed: a valid integer"),
         ("hub: {public_port: true}", "hub.public_port is True; allowed: something else than true or false"),
         ("hub: {public_port: {a: 1}}", "hub.public_port is {'a': 1}; allowed: a valid integer"),
