@@ -29,10 +29,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="script/agent-image", description=f"Build the image {NAME}, unless it is up to date."
     )
     parser.add_argument("--force", action="store_true", help="build everything anew, the base image too")
+    parser.add_argument(
+        "--keep-previous", action="store_true", help="keep the image that is replaced, under the tag previous"
+    )
     parser.add_argument("--quiet", action="store_true", help="print nothing but failures")
     options = parser.parse_args(arguments)
     try:
-        build(Reporter(quiet=options.quiet), fresh=options.force)
+        build(Reporter(quiet=options.quiet), fresh=options.force, keep_previous=options.keep_previous)
     except ImageError as error:
         print(f"\n{error}", file=sys.stderr)
         return 1
@@ -42,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def build(reporter: Reporter, *, fresh: bool = False) -> None:
+def build(reporter: Reporter, *, fresh: bool = False, keep_previous: bool = False) -> None:
     """Bring the agent's image up to date.
 
     Raises
@@ -57,8 +60,8 @@ def build(reporter: Reporter, *, fresh: bool = False) -> None:
     if not fresh and engine.label(NAME, LABEL) == wanted:
         reporter.say(f"The image {NAME} is up to date.")
         return
-    engine.build("Build the agent's image", NAME, inputs.as_tar(files), {}, f"{LABEL}={wanted}", fresh=fresh)
-    engine.remove_replaced(LABEL)
+    with engine.replacing(NAME, LABEL, keep=keep_previous):
+        engine.build("Build the agent's image", NAME, inputs.as_tar(files), {}, f"{LABEL}={wanted}", fresh=fresh)
 
 
 def context(repository: Path, certificates: Path) -> tuple[inputs.ContextFile, ...]:
@@ -75,6 +78,7 @@ def context(repository: Path, certificates: Path) -> tuple[inputs.ContextFile, .
     files = inputs.read_tree(repository / "images" / "agent")
     files += inputs.read_tree(package / "gpus", "idl_hub/gpus", (".py",))
     files += [inputs.ContextFile(f"idl_hub/{name}", False, (package / name).read_bytes()) for name in _MODULES]
+    files += inputs.read_tree(package / "gpus" / "simulator", "simulator", (".c", ".h"))
     files += inputs.read_tree(certificates, "ca-certificates", (".crt",))
     lock = (repository / "requirements" / "hub.txt").read_bytes()
     files.append(inputs.ContextFile("hub.txt", executable=False, content=lock))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -13,7 +14,7 @@ from .failure import ImageError, explain
 from .steps import Reporter, run_step
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
 ANSWER_SECONDS = 30.0
 BUILD_SECONDS = 3600.0
@@ -117,6 +118,23 @@ class Engine:
             given=context,
             env={**os.environ, "DOCKER_BUILDKIT": "0"},
         )
+
+    @contextlib.contextmanager
+    def replacing(self, name: str, label: str, *, keep: bool) -> Iterator[None]:
+        """Look after the image that loses its name to one built meanwhile.
+
+        Parameters
+        ----------
+        label
+            Images that carry it and have no name are removed, unless in use.
+        keep
+            Call the replaced one ``previous`` first, so that there is a way back.
+        """
+        before = self.image_id(name)
+        yield
+        if keep and before and before != self.image_id(name):
+            self.tag(before, f"{name.rpartition(':')[0]}:previous")
+        self.remove_replaced(label)
 
     def remove_replaced(self, label: str) -> None:
         """Remove images that carry ``label`` and lost their name to a newer one, unless in use."""

@@ -32,10 +32,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="script/hub-image", description=f"Build the image {NAME}, unless it is up to date."
     )
     parser.add_argument("--force", action="store_true", help="build everything anew, the base image too")
+    parser.add_argument(
+        "--keep-previous", action="store_true", help="keep the image that is replaced, under the tag previous"
+    )
     parser.add_argument("--quiet", action="store_true", help="print nothing but failures")
     options = parser.parse_args(arguments)
     try:
-        build(Reporter(quiet=options.quiet), fresh=options.force)
+        build(Reporter(quiet=options.quiet), fresh=options.force, keep_previous=options.keep_previous)
     except ImageError as error:
         print(f"\n{error}", file=sys.stderr)
         return 1
@@ -45,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def build(reporter: Reporter, *, fresh: bool = False) -> None:
+def build(reporter: Reporter, *, fresh: bool = False, keep_previous: bool = False) -> None:
     """Bring the hub's image up to date.
 
     Raises
@@ -60,8 +63,8 @@ def build(reporter: Reporter, *, fresh: bool = False) -> None:
     if not fresh and engine.label(NAME, LABEL) == wanted:
         reporter.say(f"The image {NAME} is up to date.")
         return
-    engine.build("Build the hub's image", NAME, inputs.as_tar(files), {}, f"{LABEL}={wanted}", fresh=fresh)
-    engine.remove_replaced(LABEL)
+    with engine.replacing(NAME, LABEL, keep=keep_previous):
+        engine.build("Build the hub's image", NAME, inputs.as_tar(files), {}, f"{LABEL}={wanted}", fresh=fresh)
 
 
 def context(repository: Path, certificates: Path) -> tuple[inputs.ContextFile, ...]:

@@ -34,12 +34,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--gpu", action="store_true", help="TensorFlow for NVIDIA GPUs (CPU only otherwise)")
     parser.add_argument("--force", action="store_true", help="build everything anew, the base image too")
+    parser.add_argument(
+        "--keep-previous", action="store_true", help="keep the image that is replaced, under the tag previous"
+    )
     parser.add_argument("--quiet", action="store_true", help="print nothing but failures")
     options = parser.parse_args(arguments)
     reporter = Reporter(quiet=options.quiet)
     try:
         with _alone(reporter):
-            build(reporter, "gpu" if options.gpu else "cpu", fresh=options.force)
+            build(
+                reporter,
+                "gpu" if options.gpu else "cpu",
+                fresh=options.force,
+                keep_previous=options.keep_previous,
+            )
     except ImageError as error:
         print(f"\n{error}", file=sys.stderr)
         return 1
@@ -49,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def build(reporter: Reporter, tensorflow: str, *, fresh: bool) -> None:
+def build(reporter: Reporter, tensorflow: str, *, fresh: bool, keep_previous: bool = False) -> None:
     """Bring the student image up to date.
 
     Parameters
@@ -58,6 +66,8 @@ def build(reporter: Reporter, tensorflow: str, *, fresh: bool) -> None:
         ``cpu`` or ``gpu``: which build of TensorFlow goes in.
     fresh
         Make everything anew, whether or not it changed.
+    keep_previous
+        Keep the image that is replaced, under the tag ``previous``.
 
     Raises
     ------
@@ -79,8 +89,9 @@ def build(reporter: Reporter, tensorflow: str, *, fresh: bool) -> None:
     reporter.say(f"Building the image {NAME} ({tensorflow} build of TensorFlow):")
     engine.check(NEEDED_BYTES[tensorflow])
     wanted = inputs.fingerprint(context, build_args, base.ensure(engine, fresh=fresh))
-    engine.build("Build the student image", NAME, inputs.as_tar(context), build_args, f"{LABEL}={wanted}", fresh=fresh)
-    engine.remove_replaced(LABEL)
+    with engine.replacing(NAME, LABEL, keep=keep_previous):
+        what, packed = "Build the student image", inputs.as_tar(context)
+        engine.build(what, NAME, packed, build_args, f"{LABEL}={wanted}", fresh=fresh)
     size_bytes = int(engine.ask("image", "inspect", "--format", "{{.Size}}", NAME) or 0)
     seconds = time.monotonic() - started
     reporter.say(f"The image {NAME} is ready: {size_bytes / 1e9:.1f} GB, {seconds:.0f} s.")
