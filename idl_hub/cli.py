@@ -18,7 +18,10 @@ from idl_hub import __version__
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-_OF_SHELL = ("gpus", "servers", "line", "drain", "undrain", "exclude", "include", "dead", "reload", "why", "usage")
+_OF_SHELL = (
+    *("gpus", "servers", "line", "drain", "undrain", "exclude", "include", "dead", "reload", "quiet", "end"),
+    *("why", "usage"),
+)
 COMMAND_MODULES = {
     "settings": "idl_hub.settings_commands",
     "simulate": "idl_hub.gpus.simulator.commands",
@@ -29,6 +32,7 @@ COMMAND_MODULES = {
     "snapshots": "idl_hub.homes.snapshots_commands",
     "firewall": "idl_hub.servers.firewall_command",
     "smoke": "idl_hub.smoke.commands",
+    "doctor": "idl_hub.doctor.commands",
     **dict.fromkeys(_OF_SHELL, "idl_hub.shell"),
 }
 """Command -> the module that adds it; one module may add several."""

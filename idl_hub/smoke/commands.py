@@ -38,9 +38,7 @@ def add_commands(subparsers: Any) -> None:
     """Add the command ``smoke``."""
     text = "log in as a student who exists for a minute: start a server, train on its GPU, remove everything"
     parser = subparsers.add_parser("smoke", help=text, description=f"{text[0].upper()}{text[1:]}.")
-    parser.add_argument(
-        "--address", metavar="URL", help="address of the hub as people type it (hub.subdomain_host, else the proxy's)"
-    )
+    parser.add_argument("--address", metavar="URL", help="address of the hub as people type it (hub.address)")
     parser.add_argument("--ca-file", type=Path, metavar="FILE", help="who vouches for that address beside the usual")
     parser.add_argument(
         "--server",
@@ -140,7 +138,7 @@ def plans_for(settings: Settings, arguments: argparse.Namespace, now: Situation)
 def _place(settings: Settings, arguments: argparse.Namespace) -> Place:
     hub = settings.hub
     host = f"[{hub.public_address}]" if ":" in hub.public_address else hub.public_address
-    address = (arguments.address or hub.subdomain_host or f"http://{host}:{hub.public_port}").rstrip("/")
+    address = (arguments.address or hub.address or hub.subdomain_host or f"http://{host}:{hub.public_port}").rstrip("/")
     own = subdomains.user_origin(hub.subdomain_host, SMOKE_TEST) or address
     return Place(SMOKE_TEST, address, own, service_token(hub.state_directory, SMOKER), arguments.ca_file)
 

@@ -1,0 +1,74 @@
+"""``idl-hub doctor``."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from idl_hub import settings as settings_module
+from idl_hub.doctor import report
+from idl_hub.doctor.examine import CHECKS, examine
+from idl_hub.doctor.look import Look
+from idl_hub.doctor.result import Problem, Result, State, worst
+from idl_hub.settings import SettingsError
+
+if TYPE_CHECKING:
+    import argparse
+
+_STATUS = {State.OK: 0, State.FAILED: 1, State.WARNING: 3}
+_TEXTFILES = Path("/var/lib/prometheus/node-exporter")
+"""Where Debian's node exporter looks for what timers leave."""
+PROXY_TOKEN = "CONFIGPROXY_AUTH_TOKEN"  # noqa: S105 - the variable's name
+
+
+def add_commands(subparsers: Any) -> None:
+    """Add the command ``doctor``."""
+    text = "look at every part from the outside, and say what is wrong and what to do"
+    parser = subparsers.add_parser(
+        "doctor",
+        help=text,
+        description=f"{text[0].upper()}{text[1:]}.",
+        epilog="Checks: " + "; ".join(f"{name}: {what}" for name, what in CHECKS.items()) + ".",
+    )
+    parser.add_argument("--address", metavar="URL", help="the hub as people type it (hub.address)")
+    parser.add_argument("--ca-file", type=Path, metavar="FILE", help="who vouches for that address beside the usual")
+    parser.add_argument(
+        "--only", action="append", choices=CHECKS, metavar="CHECK", default=[], help="only this check; may be repeated"
+    )
+    parser.add_argument("--textfiles", type=Path, metavar="DIR", help=f"what timers left for Prometheus ({_TEXTFILES})")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--metrics", type=Path, metavar="FILE", help="write the outcome for Prometheus into this file")
+    parser.set_defaults(run=_doctor)
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    logging.getLogger("idl_hub").setLevel(logging.CRITICAL)  # what they would say stands in the report
+    began = time.monotonic()
+    try:
+        settings = settings_module.load(settings_module.files_from_environment())
+    except SettingsError as error:
+        advice = "mend what is named; `idl-hub settings check` says whether that was all"
+        problem = Problem(State.FAILED, str(error), advice, "hub-does-not-start.md")
+        results = [Result("settings", "hub", problems=(problem,))]
+    else:
+        textfiles = arguments.textfiles or (_TEXTFILES if _TEXTFILES.is_dir() else None)
+        address = arguments.address or settings.hub.address or settings.hub.subdomain_host
+        look = Look(settings, address, arguments.ca_file, textfiles, os.environ.get(PROXY_TOKEN, ""))
+        results = asyncio.run(examine(look, frozenset(arguments.only)))
+    seconds, now = time.monotonic() - began, time.time()
+    if arguments.json:
+        print(report.as_json(results, seconds, now))
+    else:
+        print(report.as_text(results, seconds, coloured=sys.stdout.isatty()))
+    if arguments.metrics:
+        try:
+            report.write(arguments.metrics, report.as_metrics(results, now))
+        except OSError as error:
+            print(f"idl-hub doctor: {arguments.metrics} cannot be written: {error}", file=sys.stderr)
+            return 1
+    return _STATUS[worst(result.state for result in results)]
