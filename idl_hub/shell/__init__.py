@@ -10,7 +10,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from idl_hub import settings as settings_module
 from idl_hub.db import DatabaseError
 from idl_hub.settings import SettingsError
-from idl_hub.shell import ask, look, servers, usage, why
+from idl_hub.shell import ask, look, servers, upkeep, usage, why
 
 if TYPE_CHECKING:
     import argparse
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 def add_commands(subparsers: Any) -> None:
     """Add the commands."""
-    for module in (look, servers, ask, why, usage):
+    for module in (look, servers, ask, upkeep, why, usage):
         for name, run, text, add_arguments in module.COMMANDS:
             parser = subparsers.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
             add_arguments(parser)

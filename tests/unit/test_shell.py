@@ -263,6 +263,35 @@ def test_drain_and_exclude_ask_the_hub_and_print_its_words(hub, executor, simula
     )
 
 
+def test_end_asks_for_the_end_of_every_session_of_one_server(hub, executor, capsys):
+    add(
+        hub,
+        held("a", "ada", T, None, server="gpu03"),
+        held("b", "bob", T + 1, None, server="gpu03", gpus=0),
+        held("c", "carl", T, None, server="gpu04"),
+        held("d", "dora", T, T + 1, server="gpu03"),
+    )
+    assert main(["end", "gpu03", "--message", "new fans"]) == 0
+    assert executor == [
+        ("end_session", {"lease_id": "a", "message": "new fans"}),
+        ("end_session", {"lease_id": "b", "message": "new fans"}),
+    ]
+    assert main(["end", "gpu05"]) == 0
+    assert capsys.readouterr().out.endswith("No session runs on gpu05.\n")
+
+
+@pytest.mark.parametrize(
+    ("hours", "status", "words"), [(168, 1, "Students work towards"), (0, 0, "No deadline is near")]
+)
+def test_quiet_says_by_words_and_status_whether_a_deadline_is_near(tmp_path, monkeypatch, capsys, hours, status, words):
+    file = tmp_path / "settings.yml"
+    quiet = {"deadline": "Sunday 18:00", "time_zone": "UTC", "hours": hours}
+    file.write_text(json.dumps({"hub": {"state_directory": str(tmp_path)}, "quiet": quiet}))
+    monkeypatch.setenv("IDLHUB_SETTINGS", str(file))
+    assert main(["quiet"]) == status
+    assert words in capsys.readouterr().out
+
+
 def test_what_the_hub_refuses_fails_with_its_words(hub, executor, capsys):
     assert main(["drain", "gpu99"]) == 1
     assert capsys.readouterr().err == "There is no server 'gpu99'.\n"
