@@ -59,6 +59,11 @@ class Places:
         return self.tools / "registry"
 
     @property
+    def prometheus(self) -> Path:
+        """The folder of Prometheus and promtool, for tests."""
+        return self.tools / "prometheus"
+
+    @property
     def simulator(self) -> Path:
         """The folder of the stand-in libnvidia-ml.so.1."""
         return self.tools / "simulator"

@@ -17,12 +17,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from script.lib import cards, containers, environments
-from script.lib.commands import CommandFailedError, environment, explain, run
+from script.lib.commands import environment
 from script.lib.console import Console, SetupError
 from script.lib.engine import EngineUnavailableError, NeedsGroupError, ensure_engine, rerun_in_group
 from script.lib.locks import only_setup
 from script.lib.places import ROOT, Places, prepare
-from script.lib.privileges import as_root, install_packages
+from script.lib.privileges import install_packages
+from script.lib.unpacked import ensure_unpacked
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -113,9 +114,11 @@ def _set_up(console: Console, places: Places) -> str:
                 environments.ensure_page_tests(step, places, node)
         with console.step("Debian packages") as step:
             _ensure_programs(step, places, with_browser=not no_engine)
+        with console.step("Prometheus") as step:
+            ensure_unpacked(step, places, "prometheus", "promtool", places.prometheus)
         if not no_engine:
             with console.step("Registry") as step:
-                _ensure_registry(step, places)
+                ensure_unpacked(step, places, "docker-registry", "docker-registry", places.registry)
         with console.step("Simulated GPUs") as step:
             step.note = cards.ensure_simulator(step, places).name
         if not no_engine:
@@ -142,34 +145,6 @@ def _ensure_programs(step: Step, places: Places, *, with_browser: bool) -> None:
         step.say(f"installing {' '.join(missing)} with apt")
         install_packages(step, missing, places.setup_logs / "packages.log")
     step.note = f"{', '.join(is_there)}: " + (f"installed {', '.join(missing)}" if missing else "there already")
-
-
-def _ensure_registry(step: Step, places: Places) -> None:
-    """Have docker-registry at hand, unpacked: installed, it would serve whoever reaches this machine's port 5000."""
-    if shutil.which("docker-registry") or (places.registry / "usr/bin/docker-registry").exists():
-        step.note = "there already"
-        return
-    step.say("fetching docker-registry with apt")
-    unpacked, log = places.tools / "registry.new", places.setup_logs / "registry.log"
-    shutil.rmtree(unpacked, ignore_errors=True)
-    unpacked.mkdir(parents=True)
-    fetch = ["apt-get", "-q", "download", "docker-registry"]
-    try:
-        try:
-            run(step, fetch, log, deadline_seconds=300, cwd=unpacked)
-        except CommandFailedError:  # a fresh machine has no lists of packages
-            run(step, as_root(["apt-get", "-q", "update"]), log, deadline_seconds=600)
-            run(step, fetch, log, deadline_seconds=300, cwd=unpacked)
-        [package] = unpacked.glob("docker-registry_*.deb")
-        run(step, ["dpkg-deb", "--extract", str(package), str(unpacked)], log, deadline_seconds=300)
-    except CommandFailedError as failure:
-        raise explain(
-            "docker-registry could not be fetched", failure, log, "Try it by hand: apt-get download docker-registry."
-        ) from failure
-    package.unlink()
-    shutil.rmtree(places.registry, ignore_errors=True)
-    unpacked.rename(places.registry)
-    step.note = "docker-registry unpacked"
 
 
 def _run(console: Console, places: Places, *, long: bool, arguments: Sequence[str], no_engine: str) -> int:
