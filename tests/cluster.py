@@ -55,6 +55,8 @@ class Cluster:
         `hub_address`, port 5000, with the certificate ``registry.pem`` of `pki`.
     homes
         Mounted at the same path on all servers and on this machine.
+    authority
+        Who vouches for all of them.
     pki
         Folder with ``ca.pem`` and, with their keys in ``NAME-key.pem``, ``hub.pem`` and ``registry.pem``.
     """
@@ -105,7 +107,7 @@ class Cluster:
         with ThreadPoolExecutor(len(names) + 1) as pool:
             copied = pool.submit(self._disks.make, names, self.images)
             self._make_network()
-            authority = Authority(self.pki)
+            self.authority = authority = Authority(self.pki)
             authority.write("registry", authority.issue("registry", [self.hub_address]))
             library = build(self.folder / "simulator")
             hub = authority.write("hub", authority.issue("hub", client=True))

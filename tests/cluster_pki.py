@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+_VALID_DAYS = 60
 _PEM = serialization.Encoding.PEM
 
 
@@ -59,13 +60,15 @@ class Authority:
         builder = builder.add_extension(usage, critical=True).add_extension(identity, critical=False)
         return builder.sign(self._key, hashes.SHA256())
 
-    def issue(self, name: str, addresses: Sequence[str] = (), *, client: bool = False) -> Issued:
-        """Vouch for a name and addresses, as a server or as a client."""
+    def issue(
+        self, name: str, addresses: Sequence[str] = (), *, client: bool = False, days: float = _VALID_DAYS
+    ) -> Issued:
+        """Vouch for a name and addresses, as a server or as a client, for so many days from now (or until then)."""
         key = ec.generate_private_key(ec.SECP256R1())
         purpose = ExtendedKeyUsageOID.CLIENT_AUTH if client else ExtendedKeyUsageOID.SERVER_AUTH
         names = [x509.DNSName(name), *(x509.IPAddress(ipaddress.ip_address(address)) for address in addresses)]
         issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key())
-        builder = _builder(_name(name), self.certificate.subject, key)
+        builder = _builder(_name(name), self.certificate.subject, key, days)
         builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         builder = builder.add_extension(x509.ExtendedKeyUsage([purpose]), critical=False)
         builder = builder.add_extension(issuer, critical=False)
@@ -85,7 +88,9 @@ def _name(text: str) -> x509.Name:
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)])
 
 
-def _builder(subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey) -> x509.CertificateBuilder:
+def _builder(
+    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey, days: float = _VALID_DAYS
+) -> x509.CertificateBuilder:
     now = dt.datetime.now(dt.UTC)
     return (
         x509.CertificateBuilder()
@@ -93,7 +98,7 @@ def _builder(subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivate
         .issuer_name(issuer)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
-        # A day on each side: a test sets a clock wrong.
+        # From a day ago: a test sets a clock wrong.
         .not_valid_before(now - dt.timedelta(days=1))
-        .not_valid_after(now + dt.timedelta(days=1))
+        .not_valid_after(now + dt.timedelta(days=days))
     )
