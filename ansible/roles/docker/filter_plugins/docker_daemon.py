@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 _CHECKOUT = str(Path(__file__).resolve().parents[4])
 if _CHECKOUT not in sys.path:
     sys.path.append(_CHECKOUT)
 
 from idl_hub.servers.daemon import SERVICE_DROP_IN, Certificates, daemon_settings  # noqa: E402
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
 
 _NETWORK_KEYS = ("tlsverify", "tlscacert", "tlscert", "tlskey")
 

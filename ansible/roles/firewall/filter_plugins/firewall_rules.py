@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
 from ipaddress import ip_address, ip_network
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 _CHECKOUT = str(Path(__file__).resolve().parents[4])
 if _CHECKOUT not in sys.path:
     sys.path.append(_CHECKOUT)
 
-from ansible.errors import AnsibleFilterError  # noqa: E402
-
 from idl_hub.servers.firewall import Firewall, Service, rules, unit  # noqa: E402
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
 
 
 def firewall_student_rules(
@@ -41,21 +41,19 @@ def firewall_student_rules(
 
     Raises
     ------
-    AnsibleFilterError
-        A value cannot be used.
+    ValueError
+        A value cannot be used; the message says which.
     """
-    try:
-        asked = [address for address in map(ip_address, dict.fromkeys(resolvers)) if not address.is_loopback]
-        firewall = Firewall(
+    asked = [address for address in map(ip_address, dict.fromkeys(resolvers)) if not address.is_loopback]
+    return rules(
+        Firewall(
             bridge=bridge,
             hub=tuple(ip_address(text) for text in dict.fromkeys(hub)),
             open=tuple(_service(text) for text in dict.fromkeys(opened)),
             resolvers=tuple(asked),
             closed=tuple(ip_network(text) for text in closed),
         )
-    except ValueError as error:
-        raise AnsibleFilterError(f"The firewall's variables cannot be used: {error}.") from error
-    return rules(firewall)
+    )
 
 
 def _service(text: str) -> Service:

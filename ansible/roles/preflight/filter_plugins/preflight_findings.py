@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
 _GIB_KILOBYTES = 1024 * 1024
 _NOT_FILLED_IN = ("", "hub.example.org")
@@ -73,7 +75,9 @@ def preflight_findings(machines: Mapping[str, Mapping[str, Any]], rules: Mapping
         ``machine``, ``what``, ``remedy``, ``is_warning``.
     """
     found = [
-        finding for name, seen in machines.items() for finding in _of_machine(name, seen["result"], seen["given"], rules)
+        finding
+        for name, seen in machines.items()
+        for finding in _of_machine(name, seen["result"], seen["given"], rules)
     ]
     return [vars(finding) for finding in found]
 
@@ -151,7 +155,7 @@ def _ports(
 
 def _cards(name: str, look: Look, branch: int) -> Iterator[Finding]:
     if not look.number("cards"):
-        remedy = "Is it built in and shown by `lspci`? Without a card a machine is no GPU server (or fleet_simulated_gpus)."
+        remedy = "Is it built in, and does `lspci` show it? For a trial without cards: fleet_simulated_gpus."
         yield Finding(name, "has no NVIDIA card", remedy)
     if "driver_by_hand" in look.values:
         remedy = "Remove it with `nvidia-uninstall`: packages and it overwrite each other. Or set nvidia_driver: false."
@@ -165,7 +169,9 @@ def _cards(name: str, look: Look, branch: int) -> Iterator[Finding]:
 # -- the inventory, and what was filled in ------------------------------------------------------------------------
 
 
-def preflight_inventory(given: Mapping[str, Mapping[str, Any]], groups: Mapping[str, list[str]]) -> list[dict[str, Any]]:
+def preflight_inventory(
+    given: Mapping[str, Mapping[str, Any]], groups: Mapping[str, list[str]]
+) -> list[dict[str, Any]]:
     """Return what is wrong with the inventory: groups, and addresses of all machines."""
     return [vars(finding) for finding in (*_groups(groups), *_addresses(given))]
 
@@ -223,7 +229,7 @@ def _settings(settings: Mapping[str, Any]) -> Iterator[Finding]:
     else:
         yield from _domain(settings["domain"], settings["addresses"], trial)
     if not trial and settings["login"] in ("", "demo"):
-        remedy = "Set hub_login as its README says; a login with one password for everybody is for a trial (fleet_trial)."
+        remedy = "Set hub_login as its README says. One password for everybody is for a trial (fleet_trial)."
         yield Finding(where, "hub_login does not say how people prove who they are", remedy)
     if not settings["backup"]:
         remedy = "Set backup_repository: without one, a broken disk takes all homes with it."
