@@ -52,6 +52,7 @@ def _lines(images: Sequence[Image], found: Sequence[Stock | Silent], registry: s
             {
                 "name": image.name,
                 "digest": image.digest,
+                "reference": reference,
                 "state": _state(image, images),
                 "size_bytes": image.size_bytes,
                 "created_at": image.created_at,
