@@ -340,9 +340,9 @@ def main(arguments: list[str]) -> int:
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     verbs.add_parser("run", help="make a snapshot in every repository")
     verbs.add_parser("tidy", help="give back the room of old snapshots and check what is stored")
-    restic = verbs.add_parser("restic", help="restic itself, with the repository and its password", add_help=False)
-    restic.add_argument("rest", nargs=argparse.REMAINDER)
-    asked = parser.parse_args(arguments)
+    verbs.add_parser("restic", help="restic itself, with the repository and its password")
+    # All that follows "restic" is restic's.
+    asked = parser.parse_args(arguments[:1] if arguments[:1] == ["restic"] else arguments)
     try:
         configuration = Configuration.load(CONFIGURATION)
     except OSError as error:
@@ -350,7 +350,7 @@ def main(arguments: list[str]) -> int:
         return 1
     if asked.verb == "restic":
         environment = Backup(configuration).environment(configuration.repositories[0])
-        os.execvpe("restic", ["restic", *asked.rest], environment)  # noqa: S606 - takes this process's place
+        os.execvpe("restic", ["restic", *arguments[1:]], environment)  # noqa: S606 - takes this process's place
     # systemd ends a run that takes too long; what that means is told as for any other failure.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     return work(configuration, asked.verb)
