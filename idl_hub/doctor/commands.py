@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,9 @@ if TYPE_CHECKING:
 _STATUS = {State.OK: 0, State.FAILED: 1, State.WARNING: 3}
 _TEXTFILES = Path("/var/lib/prometheus/node-exporter")
 """Where Debian's node exporter looks for what timers leave."""
-PROXY_TOKEN = "CONFIGPROXY_AUTH_TOKEN"  # noqa: S105 - the variable's name
+_PROXY_TOKEN = "CONFIGPROXY_AUTH_TOKEN"  # noqa: S105 - the variable's name
+_PROXY_ENVIRONMENT = Path("/etc/idl_hub/proxy.env")
+"""Where the deployment keeps that variable; the command is not told it otherwise."""
 
 
 def add_commands(subparsers: Any) -> None:
@@ -58,7 +61,7 @@ def _doctor(arguments: argparse.Namespace) -> int:
     else:
         textfiles = arguments.textfiles or (_TEXTFILES if _TEXTFILES.is_dir() else None)
         address = arguments.address or settings.hub.address or settings.hub.subdomain_host
-        look = Look(settings, address, arguments.ca_file, textfiles, os.environ.get(PROXY_TOKEN, ""))
+        look = Look(settings, address, arguments.ca_file, textfiles, _proxy_token())
         results = asyncio.run(examine(look, frozenset(arguments.only)))
     seconds, now = time.monotonic() - began, time.time()
     if arguments.json:
@@ -72,3 +75,14 @@ def _doctor(arguments: argparse.Namespace) -> int:
             print(f"idl-hub doctor: {arguments.metrics} cannot be written: {error}", file=sys.stderr)
             return 1
     return _STATUS[worst(result.state for result in results)]
+
+
+def _proxy_token() -> str:
+    if given := os.environ.get(_PROXY_TOKEN):
+        return given
+    with suppress(OSError):
+        for line in _PROXY_ENVIRONMENT.read_text(encoding="utf-8").splitlines():
+            name, _, value = line.partition("=")
+            if name.strip() == _PROXY_TOKEN:
+                return value.strip().strip("'\"")
+    return ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -13,7 +13,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from idl_hub.doctor import agents, engines, files, hub, tables
 from idl_hub.doctor.look import DEPLOY
-from idl_hub.doctor.result import Found, Result
+from idl_hub.doctor.result import Found, Result, State
 from idl_hub.homes.patience import Silent
 from idl_hub.spawners.hosts import this_machine
 
@@ -64,7 +64,8 @@ async def examine(look: Look, only: frozenset[str] = frozenset()) -> list[Result
     except (SQLAlchemyError, Silent):
         known = tables.Tables()  # the check database says why
     wanted = [job for job in _jobs(look, known) if not only or job.check in only or "alike" in only]
-    results = list(await asyncio.gather(*map(run, wanted)))
+    drained = frozenset(mark.target for mark in known.marks if mark.kind == "server")
+    results = [soften(result, drained) for result in await asyncio.gather(*map(run, wanted))]
     results += compare(results)
     return [result for result in results if not only or result.check in only]
 
@@ -111,6 +112,7 @@ def _jobs(look: Look, known: Tables) -> Iterator[Job]:
     for server in servers:
         if is_docker:
             yield Job("engine", server.name, partial(engines.look_at_engine, look, server))
+        if is_docker and known.readable:
             yield Job("leases", server.name, partial(tables.look_at_leases, look, server, known.hub_id))
             yield Job("image", server.name, partial(engines.look_at_image, server, reference))
         if look.settings.servers:
@@ -137,7 +139,8 @@ def _jobs_of_the_hub(look: Look, known: Tables) -> Iterator[Job]:
     if look.textfiles:
         backups = partial(files.look_at_backups, look.textfiles, time.time())
         yield Job("backup", "hub", _blocking(look, backups))
-    yield Job("service", "fleet", _at_once(partial(tables.look_at_service, known, time.time())))
+    if known.readable:
+        yield Job("service", "fleet", _at_once(partial(tables.look_at_service, known, time.time())))
 
 
 def _reference(look: Look, known: Tables) -> str:
@@ -168,6 +171,17 @@ def _at_once(check: Callable[[Found], None]) -> Callable[[Found], Awaitable[None
         check(found)
 
     return tell
+
+
+def soften(result: Result, drained: frozenset[str]) -> Result:
+    """Turn failures of a server that gets no sessions into warnings: who drained it knows, and nobody is harmed."""
+    if result.target not in drained:
+        return result
+    problems = (
+        replace(problem, state=State.WARNING, text=f"{problem.text} (the server is drained)")
+        for problem in result.problems
+    )
+    return replace(result, problems=tuple(problems))
 
 
 def compare(results: Sequence[Result]) -> list[Result]:

@@ -49,8 +49,9 @@ def certificate_files(settings: Settings) -> dict[Path, str]:
 def secret_files(settings: Settings) -> Iterator[Path]:
     """Yield the files that nobody but their owner may read."""
     state = settings.hub.state_directory
-    yield state / "jupyterhub_cookie_secret"
     yield state / "cookie_secret"
+    if settings.login.demo_password_file:
+        yield settings.login.demo_password_file
     yield from sorted(state.glob("*-token"))
     for server in settings.servers:
         if server.engine and server.engine.key_file:

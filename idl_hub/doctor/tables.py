@@ -49,6 +49,7 @@ _DAY_SECONDS = 86_400
 class Tables:
     """What other checks need of our tables."""
 
+    readable: bool = False
     hub_id: str = ""
     members: tuple[Member, ...] = ()
     marks: tuple[Mark, ...] = ()
@@ -71,6 +72,7 @@ def read_tables(settings: Settings) -> Tables:
         named = [image for image in in_registry(session) if image.name == settings.spawner.image]
         hub = session.scalar(select(HubRow))
         return Tables(
+            True,
             hub.id if hub else "",
             members_in(session),
             marks_in(session),

@@ -74,7 +74,7 @@ async def _run(settings: Settings, arguments: argparse.Namespace, traces: Traces
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     plans = plans_for(settings, arguments, await traces.situation())
     failed = []
-    async with Site(_place(settings, arguments)) as site:
+    async with Site(place(settings, arguments)) as site:
         for plan in plans:
             report = await _one(site, traces, plan)
             if report.failure:
@@ -135,7 +135,8 @@ def plans_for(settings: Settings, arguments: argparse.Namespace, now: Situation)
     return plans
 
 
-def _place(settings: Settings, arguments: argparse.Namespace) -> Place:
+def place(settings: Settings, arguments: argparse.Namespace) -> Place:
+    """Return where the test goes, and with which token."""
     hub = settings.hub
     host = f"[{hub.public_address}]" if ":" in hub.public_address else hub.public_address
     address = (arguments.address or hub.address or hub.subdomain_host or f"http://{host}:{hub.public_port}").rstrip("/")

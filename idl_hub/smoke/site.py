@@ -94,6 +94,11 @@ class Site:
                 text = await response.text()
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise SmokeError(_no_answer(url, error)) from error
+        if response.status == 403 and 403 not in fine:
+            raise SmokeError(
+                f"The hub refuses the test's token at {url}. It learns tokens when it starts: restart it "
+                "(`docker restart idl-hub-hub`; sessions go on)."
+            )
         if response.status not in fine:
             raise SmokeError(f"{method} {url} was answered with HTTP {response.status}: {_said(text)}")
         return response.status, text
@@ -127,16 +132,23 @@ class Site:
         """
         try:
             async with asyncio.timeout(seconds):
-                status, text = await self.ask(
-                    "POST", f"{self._api}/server", {201, 202, 409}, {"user_options": dict(options)}
-                )
-                if status == 409:
-                    raise _refused(_said(text))
+                await self._ask_to_start(options)
                 last = await self._follow(tell)
         except TimeoutError:
             raise SmokeError(f"The server was not ready after {seconds:.0f} s.") from None
         if not last.get("ready"):
             raise _refused(str(last.get("message") or last))
+
+    async def _ask_to_start(self, options: Mapping[str, str]) -> None:
+        while True:
+            status, text = await self.ask(
+                "POST", f"{self._api}/server", {201, 202, 409, 429}, {"user_options": dict(options)}
+            )
+            if status == 409:
+                raise _refused(_said(text))
+            if status != 429:
+                return
+            await asyncio.sleep(_ASK_AGAIN_SECONDS)  # too many start at the same time
 
     async def _follow(self, tell: Callable[[str], None]) -> dict[str, Any]:
         last: dict[str, Any] = {}

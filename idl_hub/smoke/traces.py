@@ -22,8 +22,8 @@ from idl_hub.gpus.members import Member, members_in
 from idl_hub.gpus.service import marks_in
 from idl_hub.homes import safe
 from idl_hub.homes.patience import Patience, Silent
-from idl_hub.homes.snapshots_folder import open_snapshots
-from idl_hub.homes.store import open_homes
+from idl_hub.homes.snapshots_folder import SnapshotsError, open_snapshots
+from idl_hub.homes.store import HomesError, open_homes
 from idl_hub.smoke.failure import SmokeError
 from idl_hub.smoke.work import FILE
 from idl_hub.spawners.engine import Engine
@@ -151,7 +151,7 @@ class Traces:
                 await self._files.call(_CALL_SECONDS, shutil.rmtree, folder / SMOKE_TEST, ignore_errors=True)
             elif not self._settings.spawner.home_volume.startswith("/"):
                 await self._remove_volumes()
-        except (Silent, OSError, HostError, APIError) as error:
+        except (Silent, OSError, HostError, APIError, HomesError, SnapshotsError) as error:
             raise _stuck(error) from error
 
     def _folder_of_homes(self) -> Path | None:

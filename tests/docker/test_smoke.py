@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
 
 import pytest
 import requests
 from hubs import Hub, docker, wait_for
 from students import Student
 
+from idl_hub.db import Database
 from idl_hub.db.accounts import SMOKE_TEST
+from idl_hub.db.commands import Commands
 from idl_hub.people import SMOKER
+from idl_hub.settings import Settings
+from idl_hub.smoke.traces import Traces
 
 pytestmark = pytest.mark.timeout(300)
 SECONDS = 120
@@ -39,6 +46,11 @@ def smoke(hub: Hub, *arguments: str) -> subprocess.Popen[str]:
         stderr=subprocess.STDOUT,
         text=True,
     )
+
+
+def at_the_shell(hub: Hub, *words: str) -> int:
+    environment = os.environ | {"IDLHUB_SETTINGS": str(hub.folder / "settings.yml")}
+    return subprocess.run([sys.executable, "-m", "idl_hub.cli", *words], env=environment, timeout=30).returncode
 
 
 def ended(run: subprocess.Popen[str]) -> tuple[int, str]:
@@ -101,11 +113,11 @@ def test_it_takes_no_gpu_that_a_student_could_have(hub: Hub) -> None:
     code, said = ended(smoke(hub, "--no-train"))
     assert code == 3, said
     assert "1 student waits for a GPU" in said
-    [ticket] = [row[0] for row in hub.rows("select id from ticket where ended_at is null")]
-    assert ticket
+    [(ticket,)] = hub.rows("select id from ticket where ended_at is null")
+    with closing(Database(f"sqlite:///{hub.database}")) as database:
+        Commands(database).ask_and_wait("leave_line", {"ticket_id": ticket}, "tests", 20)
     holder.stop()
-    waiting.stop()
-    wait_for(lambda: SMOKE_TEST not in traces(hub), "the test to leave nothing")
+    wait_for(lambda: not hub.leftovers(), "the student's server to be gone")
 
 
 def test_its_token_can_do_nothing_to_anybody_else(hub: Hub) -> None:
@@ -144,6 +156,27 @@ def test_its_token_can_do_nothing_to_anybody_else(hub: Hub) -> None:
     assert ask("DELETE", f"/hub/api/users/{SMOKE_TEST}") == 204
 
 
-def test_nobody_gets_its_name_by_logging_in(hub: Hub) -> None:
-    assert docker("volume", "ls", "-q", "--filter", f"name={hub.volume_prefix}") == ""
-    assert hub.rows("select count(*) from account where name = ?", SMOKE_TEST) == [(0,)]
+def test_a_drained_server_can_be_tried_and_gets_nobody_else(hub: Hub) -> None:
+    name = "this machine"
+    assert at_the_shell(hub, "drain", name) == 0
+    try:
+        code, said = ended(smoke(hub, "--no-train"))
+        assert code == 3, said
+        code, said = ended(smoke(hub, "--no-train", "--server", name))
+        assert code == 0, said
+        assert f"ready on {name}, GPU 0" in said
+    finally:
+        assert at_the_shell(hub, "undrain", name) == 0
+    assert traces(hub) == ""
+
+
+def test_a_home_that_is_a_docker_volume_is_removed_as_well(hub: Hub, tmp_path: Path) -> None:
+    volume = f"{hub.volume_prefix}{SMOKE_TEST}"
+    docker("volume", "create", volume)
+    settings = Settings.model_validate(
+        {"hub": {"state_directory": str(tmp_path)}, "spawner": {"home_volume": hub.volume_prefix + "{username}"}}
+    )
+    with closing(Traces(settings)) as left:
+        asyncio.run(left.remove_home())
+        assert docker("volume", "ls", "-q", "--filter", f"name={volume}") == ""
+        asyncio.run(left.remove_home())  # gone already is fine

@@ -18,7 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from idl_hub import doctor
 from idl_hub.cli import main
 from idl_hub.doctor import agents, certificates, files, report, tables
-from idl_hub.doctor.examine import CHECKS, Job, compare, run
+from idl_hub.doctor.examine import CHECKS, Job, compare, run, soften
 from idl_hub.doctor.look import judge_clock
 from idl_hub.doctor.result import Found, Problem, Result, State
 from idl_hub.gpus.reading import GPU, HEALTHY, Disk, Health, HealthState, ServerFigures, ServerReading
@@ -134,6 +134,14 @@ def test_servers_that_should_be_alike_are_compared() -> None:
     [differs] = compare([seen("gpu01", "580.1"), seen("gpu02", "570.9"), seen("gpu03", "580.1")])
     assert differs.state is State.WARNING
     assert differs.problems[0].text == "not all servers have the same NVIDIA driver: most have 580.1, gpu02 has 570.9"
+
+
+def test_what_fails_on_a_drained_server_only_warns() -> None:
+    failed = Result("engine", "gpu01", problems=(Problem(State.FAILED, "it is silent", "restart it"),))
+    assert soften(failed, frozenset({"gpu02"})) == failed
+    softened = soften(failed, frozenset({"gpu01"}))
+    assert softened.state is State.WARNING
+    assert softened.problems[0].text == "it is silent (the server is drained)"
 
 
 # -- leases -----------------------------------------------------------------------------------------------------
