@@ -56,7 +56,9 @@ SPAWN_REASONS = (
     "left_behind",
     "no_server",
     "options",
+    "process",
     "queued",
+    "refused",
     "still_stopping",
     "stopped",
     "taken",
@@ -90,6 +92,8 @@ class HubMetrics(Collector):
         Whether the hub still looks after GPUs and leases.
     reading_max_age_seconds
         An older reading of a server's GPUs is none.
+    clock, monotonic
+        Seconds since 1970; seconds of a clock that only goes on.
     """
 
     def __init__(
@@ -103,6 +107,8 @@ class HubMetrics(Collector):
         homes: Path | None,
         is_alive: Callable[[], bool],
         reading_max_age_seconds: float,
+        clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._leases = leases
         self._line = line
@@ -113,6 +119,8 @@ class HubMetrics(Collector):
         self._homes = homes
         self._is_alive = is_alive
         self._reading_max_age_seconds = reading_max_age_seconds
+        self._clock = clock
+        self._monotonic = monotonic
         self._tables: Tables | None = None
         self._homes_disk: Disk | None = None
         self._homes_asked = False
@@ -141,7 +149,7 @@ class HubMetrics(Collector):
     async def read(self) -> None:
         """Read the tables once."""
         leases, tickets = await self._leases.live(), await self._line.live()
-        self._tables = Tables(time.monotonic(), leases, tickets)
+        self._tables = Tables(self._monotonic(), leases, tickets)
 
     async def _look_at_homes_again_and_again(self, directory: Path) -> None:
         while True:
@@ -167,20 +175,20 @@ class HubMetrics(Collector):
     def collect(self) -> Iterator[Metric]:
         """Give all metrics as of now."""
         tables = self._tables
-        fresh = tables is not None and time.monotonic() - tables.read_at <= OLD_AFTER_SECONDS
+        fresh = tables is not None and self._monotonic() - tables.read_at <= OLD_AFTER_SECONDS
         yield _gauge("idlhub_hub_info", "The hub that answers.", [({"version": __version__}, 1)])
         yield _one("idlhub_hub_runtime_up", "Whether the hub looks after GPUs and leases.", self._is_alive())
         yield _one("idlhub_database_up", "Whether the tables of leases could be read lately.", fresh)
         yield from self._of_the_servers()
         yield from self._of_the_homes()
         if tables is not None and fresh:
-            yield from _of_the_line(tables.tickets, time.time())
+            yield from _of_the_line(tables.tickets, self._clock())
             yield from self._of_the_leases(tables.leases)
             yield from self._of_the_gpus(tables.leases)
 
     def _of_the_servers(self) -> Iterator[Metric]:
         names = list(self._keeper.hosts)
-        unread, oldest = self._fleet.without_gpus, time.time() - self._reading_max_age_seconds
+        unread, oldest = self._fleet.without_gpus, self._clock() - self._reading_max_age_seconds
         read = {reading.server for reading in self._fleet.servers() if reading.taken_at >= oldest}
         closed, answering, lacking = self._closed().servers, self._keeper.answering, self._lacking()
         yield _by_server(

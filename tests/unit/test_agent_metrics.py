@@ -2,10 +2,10 @@
 
 import math
 import os
-import re
 from pathlib import Path
 
 from agents import RunningAgent
+from documented_metrics import documented
 from prometheus_client.parser import text_string_to_metric_families
 
 from idl_hub.gpus import ServerReading
@@ -13,8 +13,6 @@ from idl_hub.gpus.simulator import Fault, SimulatedProcess, Simulator
 
 pytest_plugins = ["simulated_gpus"]
 
-ROOT = Path(__file__).resolve().parents[2]
-DOCUMENTED = re.compile(r"^\| `((?:nvidia_smi|idlhub)_\w+)(?:\{([\w,]+)\})?` \|", re.MULTILINE)
 GIB = 2**30
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
@@ -49,12 +47,10 @@ def test_every_metric_is_documented_and_every_documented_metric_exists(
 ) -> None:
     simulator.set(1, fault=Fault.error(999, "nvmlDeviceGetTemperature"))
     simulator.set(2, processes=[SimulatedProcess(os.getpid(), GIB)])
-    page = (ROOT / "docs" / "reference" / "metrics.md").read_text()
-    documented = {name: set(filter(None, labels.split(","))) for name, labels in DOCUMENTED.findall(page)}
     with RunningAgent(simulator, simulator_library, tmp_path) as agent:
         agent.reading_where(lambda reading: tells_everything(reading, simulator))
         found = scrape(agent)[1]
-    assert found == documented
+    assert found == documented("The agent")
 
 
 def test_hardware_goes_by_the_names_and_base_units_of_known_dashboards(
