@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import socket
 import subprocess
@@ -96,6 +97,10 @@ class RegistryServer:
         )
         assert done.returncode == 0, done.stderr
         self.start()
+
+    def pushed(self) -> int:
+        """Return how many images it was given since its first start, the same one again included."""
+        return len(re.findall(r"PUT /v2/\S+/manifests/", (self.folder / "log").read_text()))
 
     def stored_bytes(self) -> int:
         """Return how much it has on its disk."""

@@ -23,7 +23,7 @@ from idl_hub.db.tables import OutOfServiceRow
 from idl_hub.images import shelf
 from idl_hub.images.board import Board
 from idl_hub.images.offers import Offers, find, offers
-from idl_hub.images.publish import PublishError, publish
+from idl_hub.images.publish import PublishError, already, publish
 from idl_hub.images.registry import Registry, RegistryError
 from idl_hub.images.rollout import bring, later, supplies, why_not
 from idl_hub.quiet import quiet_words
@@ -45,6 +45,8 @@ if TYPE_CHECKING:
     from idl_hub.settings import Settings
 
 _PUSH_TIMEOUT_SECONDS = 600.0
+QUIET = 3
+"""Exit status: refused in the quiet hours; nothing was changed."""
 
 
 def add_commands(subparsers: Any) -> None:
@@ -136,11 +138,16 @@ def _add_publish(parser: argparse.ArgumentParser) -> None:
 async def _publish(desk: Desk, arguments: argparse.Namespace) -> int:
     spawner, by = desk.settings.spawner, getpass.getuser()
     registry, board = Registry(desk.registry), Board([desk.registry])
+    name = desk.name(arguments)
+    latest = max(await desk.offers.of(name), key=lambda image: image.published_at, default=None)
     own = Engine("this machine", EngineSettings(url=spawner.engine_url), timeout_seconds=_PUSH_TIMEOUT_SECONDS)
     with closing(own):
         # One after the other anyway: nothing else waits for this loop.
-        image = publish(own.client, registry, desk.name(arguments), by, board)
-    new = await desk.offers.publish(image)
+        if latest is not None and already(own.client, registry, name, latest):
+            image, new = latest, False
+        else:
+            image = publish(own.client, registry, name, by, board)
+            new = await desk.offers.publish(image)
     if new:
         await desk.note(f"published {image.name} as {image.short}")
     print(
@@ -167,9 +174,11 @@ def _add_rollout(parser: argparse.ArgumentParser) -> None:
 
 
 async def _rollout(desk: Desk, arguments: argparse.Namespace) -> int:
-    if desk.quiet(force=arguments.force):
-        return 1
-    image = find(await desk.offers.of(desk.name(arguments)), arguments.digest)
+    images = await desk.offers.of(desk.name(arguments))
+    # Before anything was offered there is no course to disturb.
+    if offers(images) and desk.quiet(force=arguments.force):
+        return QUIET
+    image = find(images, arguments.digest)
     found = await bring(desk.engines, image, desk.registry, Board(engine.name for engine in desk.engines))
     if arguments.no_offer:
         return 0 if all(supply.has_it for supply in found) else 1

@@ -42,13 +42,7 @@ def publish(client: Any, registry: Registry, name: str, by: str, board: Board) -
     RegistryError
         When the registry does not tell of what was pushed.
     """
-    try:
-        found = client.inspect_image(name)
-    except ImageNotFound:
-        raise PublishError(
-            f"There is no image {name} on this machine. Build it first (script/image builds idl-hub/student:latest); "
-            "`docker images` shows what there is."
-        ) from None
+    found = _inspect(client, name)
     repository = repository_of(registry.address, name)
     # A tag of its own: what has one is safe from the registry's clean-up of untagged images.
     tag = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
@@ -65,6 +59,31 @@ def publish(client: Any, registry: Registry, name: str, by: str, board: Board) -
         published_at=time.time(),
         published_by=by,
     )
+
+
+def already(client: Any, registry: Registry, name: str, latest: Image) -> bool:
+    """Whether the image on the hub's machine is the one that was published last, and the registry still has it.
+
+    Raises
+    ------
+    PublishError
+        When there is no such image on the machine.
+    RegistryError
+        When the registry does not answer.
+    """
+    image_id = _inspect(client, name)["Id"]
+    return registry.holds(path_of(registry.address, name), latest.digest, image_id)
+
+
+def _inspect(client: Any, name: str) -> Mapping[str, Any]:
+    try:
+        found: Mapping[str, Any] = client.inspect_image(name)
+    except ImageNotFound:
+        raise PublishError(
+            f"There is no image {name} on this machine. Build it first (script/image builds idl-hub/student:latest); "
+            "`docker images` shows what there is."
+        ) from None
+    return found
 
 
 def _push(client: Any, repository: str, tag: str, registry: str, board: Board) -> str:

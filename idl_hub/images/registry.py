@@ -76,6 +76,21 @@ class Registry:
             raise RegistryError(f"The registry {self.address} has no layers of {repository}@{digest}.")
         return {layer["digest"].removeprefix("sha256:")[:SHORT_DIGEST]: int(layer["size"]) for layer in layers}
 
+    def holds(self, repository: str, digest: str, image_id: str) -> bool:
+        """Whether what lies there under a digest is the image that an engine knows by this id.
+
+        Raises
+        ------
+        RegistryError
+            When it does not answer.
+        """
+        answer = self._ask("GET", f"{repository}/manifests/{digest}", {"Accept": ", ".join((*_MANIFESTS, *_INDEXES))})
+        if answer.status_code != 200:
+            return False
+        # An engine calls an image by the digest of its configuration, or (containerd's store) of its manifest.
+        configuration = answer.json().get("config") or {}
+        return image_id in (digest, configuration.get("digest"))
+
     def _manifest(self, repository: str, digest: str) -> dict[str, Any]:
         accepted = {"Accept": ", ".join((*_MANIFESTS, *_INDEXES))}
         answer = self._ask("GET", f"{repository}/manifests/{digest}", accepted)

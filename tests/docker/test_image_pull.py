@@ -22,7 +22,8 @@ from registries import RegistryServer
 from students import Student
 
 from idl_hub.db import Database
-from idl_hub.images.offers import Image, Offers, find
+from idl_hub.images.offers import Image, Offers, find, path_of
+from idl_hub.images.registry import Registry
 
 BALLAST_MB = 48
 # The hub would bring the image by itself, perhaps before the student comes.
@@ -44,7 +45,12 @@ class Course:
         build(self.name, self.folder / secrets.token_hex(4), size_bytes)
         assert "is in the registry as sha256:" in images(self.hub, "publish")
         docker("rmi", self.name)
-        return self._table(self._latest)
+        return self.latest()
+
+    def latest(self) -> Image:
+        """Return the image that was published last."""
+        found: Image = self._table(self._latest)
+        return found
 
     def offer(self, image: Image) -> None:
         """Offer an image that the server does not have, as when it was away during the rollout."""
@@ -168,6 +174,19 @@ def test_without_the_registry_starts_work_where_the_image_is_and_say_why_not_els
         course.registry.start()
     course.offer(missing)
     Student(course.hub, "student2").started()
+
+
+def test_the_image_that_was_published_last_is_pushed_again_only_when_the_registry_lost_it(course: Course) -> None:
+    build(course.name, course.folder / secrets.token_hex(4))
+    images(course.hub, "publish")
+    image = course.latest()
+    pushed = course.registry.pushed()
+    assert "as it was before" in images(course.hub, "publish")
+    assert course.registry.pushed() == pushed
+    Registry(course.registry.address).remove(path_of(course.registry.address, course.name), image.digest)
+    assert "as it was before" in images(course.hub, "publish"), "the same bytes"
+    assert course.registry.pushed() > pushed
+    docker("rmi", course.name)
 
 
 def test_what_nobody_uses_any_more_goes_from_server_and_registry_and_its_space_is_freed(course: Course) -> None:

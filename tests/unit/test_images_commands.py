@@ -19,6 +19,7 @@ from parts import opened, sqlite_url
 from idl_hub.cli import main
 from idl_hub.db import Database
 from idl_hub.images.board import Board
+from idl_hub.images.commands import QUIET
 from idl_hub.images.offers import Image, Offers
 from idl_hub.images.registry import Registry, RegistryError
 from idl_hub.settings_servers import DAYS
@@ -50,8 +51,8 @@ def with_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     return write
 
 
-def published(tmp_path: Path, *, offered: bool = False) -> Image:
-    image = Image(NAME, f"sha256:{'a' * 64}", {"layer": 5}, 0, 0, "root")
+def published(tmp_path: Path, letter: str = "a", *, offered: bool = False) -> Image:
+    image = Image(NAME, f"sha256:{letter * 64}", {"layer": 5}, 0, 0, "root")
     with closing(Database(sqlite_url(tmp_path))) as database:
 
         async def write() -> None:
@@ -63,8 +64,8 @@ def published(tmp_path: Path, *, offered: bool = False) -> Image:
     return image
 
 
-def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
-    assert main(["images", *words]) == 1
+def refused(capsys: pytest.CaptureFixture[str], *words: str, status: int = 1) -> str:
+    assert main(["images", *words]) == status
     return capsys.readouterr().err
 
 
@@ -94,8 +95,9 @@ def test_nothing_is_rolled_out_in_quiet_hours_unless_forced(
     soon = datetime.now(UTC) + timedelta(hours=2)
     quiet = {"deadline": f"{DAYS[soon.weekday()]} {soon:%H:%M}", "time_zone": "UTC", "hours": 6}
     with_settings(quiet=quiet)
+    published(tmp_path, "b", offered=True)
     image = published(tmp_path)
-    said = refused(capsys, "rollout")
+    said = refused(capsys, "rollout", status=QUIET)
     assert "until then nothing is changed under them. Nothing was changed. Do it afterwards, or use --force." in said
 
     assert main(["images", "rollout", "--force"]) == 0
@@ -103,6 +105,16 @@ def test_nothing_is_rolled_out_in_quiet_hours_unless_forced(
     assert "Going on, since it is forced" in told.err
     assert "Warning: no server has it (this machine: The Docker engine of this machine does not answer" in told.err
     assert f"Offered: students' next servers run {image.short}" in told.out
+
+
+def test_quiet_hours_do_not_keep_the_first_image_from_the_course(
+    with_settings: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    soon = datetime.now(UTC) + timedelta(hours=2)
+    quiet = {"deadline": f"{DAYS[soon.weekday()]} {soon:%H:%M}", "time_zone": "UTC", "hours": 6}
+    with_settings(quiet=quiet)
+    published(tmp_path)
+    assert "aaaaaaaaaaaa is not offered: no server has it" in refused(capsys, "rollout")
 
 
 def test_an_image_that_no_server_can_get_is_not_offered(
@@ -178,6 +190,19 @@ def test_the_sizes_of_layers_come_from_the_manifest_or_from_that_of_the_first_ma
             assert registry.layers("idl-hub/student", digest) == {"1" * 12: 7, "2" * 12: 5}
         with pytest.raises(RegistryError, match="does not show idl-hub/student@sha256:no: HTTP 404 unknown"):
             registry.layers("idl-hub/student", "sha256:no")
+
+
+def test_an_image_is_known_by_its_configuration_or_by_its_manifest(tmp_path: Path) -> None:
+    kind = "application/vnd.docker.distribution.manifest.v2+json"
+    answers = {"GET /v2/i/manifests/sha256:a": (200, kind, {"config": {"digest": "sha256:c"}})}
+    with answering(answers) as address:
+        registry = Registry(address, tmp_path)
+        assert [registry.holds("i", "sha256:a", name) for name in ("sha256:c", "sha256:a", "sha256:b")] == [
+            True,
+            True,
+            False,
+        ]
+        assert not registry.holds("i", "sha256:gone", "sha256:c")
 
 
 def test_a_registry_that_does_not_let_images_be_removed_says_which_setting_is_missing(tmp_path: Path) -> None:
