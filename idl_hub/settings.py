@@ -74,8 +74,7 @@ class HubSettings(Section):
     )
     address: Annotated[str, AfterValidator(_origin)] = Field(
         "",
-        description="The hub as people type it, such as https://hub.example.org: what `idl-hub doctor` and `idl-hub "
-        "smoke` look at; empty: subdomain_host, else the proxy's own address.",
+        description="The hub as people type it, such as https://hub.example.org: what doctor and smoke look at.",
     )
     subdomain_host: Annotated[str, AfterValidator(_origin)] = Field(
         "",

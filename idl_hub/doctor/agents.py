@@ -64,8 +64,8 @@ async def look_at_agent(look: Look, server: ServerSettings, seen: dict[str, str]
 async def _certificate(agent: AgentSettings, found: Found) -> None:
     where = urlsplit(agent.url)
     with suppress(OSError, ValueError):  # the question that follows says why
-        until = await certificates.shown_at(where.hostname or "", where.port or 443)
-        certificates.judge(found, f"the agent at {where.netloc}", until, DEPLOY)
+        valid = await certificates.shown_at(where.hostname or "", where.port or 443)
+        certificates.judge(found, f"the agent at {where.netloc}", valid, DEPLOY)
 
 
 async def _clock(look: Look, agent: AgentSettings, found: Found) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from idl_hub import settings as settings_module
-from idl_hub.doctor import report
+from idl_hub.doctor import certificates, report
 from idl_hub.doctor.examine import CHECKS, examine
 from idl_hub.doctor.look import Look
 from idl_hub.doctor.result import Problem, Result, State, worst
@@ -61,7 +61,8 @@ def _doctor(arguments: argparse.Namespace) -> int:
     else:
         textfiles = arguments.textfiles or (_TEXTFILES if _TEXTFILES.is_dir() else None)
         address = arguments.address or settings.hub.address or settings.hub.subdomain_host
-        look = Look(settings, address, arguments.ca_file, textfiles, _proxy_token())
+        authorities = (*certificates.authorities(settings), *filter(None, [arguments.ca_file]))
+        look = Look(settings, address, authorities, textfiles, _proxy_token())
         results = asyncio.run(examine(look, frozenset(arguments.only)))
     seconds, now = time.monotonic() - began, time.time()
     if arguments.json:

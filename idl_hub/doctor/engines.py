@@ -87,10 +87,10 @@ async def _certificates(engine: EngineSettings, found: Found) -> None:
     assert own is not None  # noqa: S101 - the settings see to that
     assert key is not None  # noqa: S101
     try:
-        until = await certificates.shown_at(where.hostname or "", where.port or 0, client=(own, key))
+        valid = await certificates.shown_at(where.hostname or "", where.port or 0, client=(own, key))
     except (OSError, ValueError):
         return  # the questions that follow say why
-    certificates.judge(found, f"the engine at {where.netloc}", until, f"{DEPLOY}; then the engine is restarted")
+    certificates.judge(found, f"the engine at {where.netloc}", valid, f"{DEPLOY}; then the engine is restarted")
 
 
 def _judge_settings(found: Found, info: dict[str, Any]) -> None:

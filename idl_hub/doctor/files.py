@@ -70,13 +70,13 @@ def look_at_files(settings: Settings, found: Found) -> None:
     count = 0
     for path in dict.fromkeys(secret_files(settings)):
         try:
-            mode = stat.S_IMODE(path.stat().st_mode)
+            mode, folder_mode = path.stat().st_mode & 0o777, path.parent.stat().st_mode & 0o777
         except FileNotFoundError:
             if path.suffix in (".token", ".pem"):
                 found.fail(f"{path} is missing: the hub cannot reach that server", DEPLOY)
             continue
         count += 1
-        if mode & 0o077:
+        if mode & 0o077 and folder_mode & 0o011:
             found.fail(
                 f"{path} can be read by others than its owner (mode {mode:o}): who reads it is the hub to that server",
                 f"`chmod 600 {path}`; if strangers use this machine, `ansible-playbook rotate-secrets.yml` as well",
@@ -205,7 +205,7 @@ async def look_at_registry(look: Look, image: Image | None, found: Found) -> Non
 async def _certificate(address: str, found: Found) -> None:
     host, _, port = address.rpartition(":")
     try:
-        until = await certificates.shown_at(host, int(port))
+        valid = await certificates.shown_at(host, int(port))
     except (OSError, ValueError):
         return  # it speaks without TLS; or else the question that follows says why
-    certificates.judge(found, f"the registry at {address}", until, DEPLOY)
+    certificates.judge(found, f"the registry at {address}", valid, DEPLOY)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ssl
 import time
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -17,6 +16,7 @@ from idl_hub.gpus.members import SAY_AT_LEAST_EVERY_SECONDS
 from idl_hub.web.service import PREFIX
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
     from idl_hub.doctor.look import Look
@@ -29,7 +29,7 @@ _TIMEOUT = aiohttp.ClientTimeout(total=8)
 _CONTAINER = "`docker logs --tail 50 idl-hub-{name}`; then `docker restart idl-hub-{name}`, which sessions survive"
 
 
-async def get(url: str, token: str = "", ca_file: Path | None = None) -> tuple[int, Any]:
+async def get(url: str, token: str = "", authorities: Iterable[Path] = ()) -> tuple[int, Any]:
     """Ask once, without following anything; return the status, and what JSON says, or None.
 
     Raises
@@ -37,9 +37,7 @@ async def get(url: str, token: str = "", ca_file: Path | None = None) -> tuple[i
     aiohttp.ClientError, OSError
         No answer; TimeoutError is one of them.
     """
-    tls = ssl.create_default_context()
-    if ca_file:
-        tls.load_verify_locations(ca_file)
+    tls = certificates.trusting(authorities)
     headers = {"Authorization": f"token {token}"} if token else {}
     async with (
         aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=tls), timeout=_TIMEOUT) as client,
@@ -155,7 +153,7 @@ async def _look_at_origin(look: Look, origin: str, path: str, found: Found) -> N
     page = _PROXY_PAGE
     if where.scheme == "https":
         try:
-            until = await certificates.shown_at(host, port, host)
+            valid = await certificates.shown_at(host, port, host)
         except (OSError, ValueError) as error:
             found.fail(
                 f"{host} does not answer at port {port} ({_words(error)}): nobody reaches the hub",
@@ -165,10 +163,10 @@ async def _look_at_origin(look: Look, origin: str, path: str, found: Found) -> N
             )
             return
         certificates.judge(
-            found, host, until, "`journalctl -u caddy` says why it was not renewed; a certificate of your own: renew it"
+            found, host, valid, "`journalctl -u caddy` says why it was not renewed; a certificate of your own: renew it"
         )
     try:
-        status, _ = await get(origin + path, ca_file=look.ca_file)
+        status, _ = await get(origin + path, authorities=look.authorities)
     except aiohttp.ClientConnectorCertificateError as error:
         found.fail(
             f"the certificate at {host} is not to be trusted ({error.certificate_error}): browsers warn of the hub",

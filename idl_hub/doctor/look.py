@@ -34,8 +34,8 @@ class Look:
     ----------
     address
         The hub as people type it; empty: that is not looked at.
-    ca_file
-        Who may vouch for that address beside whom this machine trusts.
+    authorities
+        PEM files of who may vouch for that address beside whom this machine trusts.
     textfiles
         Folder in which timers leave what they did, for Prometheus.
     proxy_token
@@ -44,7 +44,7 @@ class Look:
 
     settings: Settings
     address: str = ""
-    ca_file: Path | None = None
+    authorities: tuple[Path, ...] = ()
     textfiles: Path | None = None
     proxy_token: str = ""
     _threads: Patience = field(default_factory=lambda: Patience("doctor", 64))

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from idl_hub import subdomains
 from idl_hub.db.accounts import SMOKE_TEST
+from idl_hub.doctor.certificates import authorities
 from idl_hub.people import SMOKER
 from idl_hub.shell import with_settings
 from idl_hub.shell.table import table
@@ -141,7 +142,8 @@ def place(settings: Settings, arguments: argparse.Namespace) -> Place:
     host = f"[{hub.public_address}]" if ":" in hub.public_address else hub.public_address
     address = (arguments.address or hub.address or hub.subdomain_host or f"http://{host}:{hub.public_port}").rstrip("/")
     own = subdomains.user_origin(hub.subdomain_host, SMOKE_TEST) or address
-    return Place(SMOKE_TEST, address, own, service_token(hub.state_directory, SMOKER), arguments.ca_file)
+    trusted = (*authorities(settings), *filter(None, [arguments.ca_file]))
+    return Place(SMOKE_TEST, address, own, service_token(hub.state_directory, SMOKER), trusted)
 
 
 @contextmanager

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-import ssl
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
 
+from idl_hub.doctor.certificates import trusting
 from idl_hub.smoke.failure import NotNowError, SmokeError
 from idl_hub.spawners.refusal import NOTHING_FREE
 
@@ -33,15 +33,15 @@ class Place:
         The hub's, without a path: ``https://hub.example.org``.
     server_address
         The same for the server of `account`, which may have a domain of its own.
-    ca_file
-        PEM file of who else may vouch for the address; None: whom this machine trusts.
+    authorities
+        PEM files of who may vouch for the address beside whom this machine trusts.
     """
 
     account: str
     address: str
     server_address: str
     token: str
-    ca_file: Path | None = None
+    authorities: tuple[Path, ...] = ()
 
 
 class Site:
@@ -55,11 +55,10 @@ class Site:
 
     async def __aenter__(self) -> Site:
         try:
-            tls = ssl.create_default_context()
-            if self._place.ca_file:
-                tls.load_verify_locations(self._place.ca_file)
+            tls = trusting(self._place.authorities)
         except OSError as error:
-            raise SmokeError(f"{self._place.ca_file} cannot be used as authority: {error}.") from error
+            files = ", ".join(map(str, self._place.authorities))
+            raise SmokeError(f"Of {files} not all can be used as authority: {error}.") from error
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(ssl=tls),
             headers={"Authorization": f"token {self._place.token}"},

@@ -94,7 +94,7 @@ def test_it_names_all_that_is_broken_at_once_and_what_to_do_within_its_deadline(
     wait_for(third.agent_answers, "the agent with the wrong clock")
     third.docker("network", "rm", "idlhub")
     (cluster.homes / MARKER).rename(cluster.homes / "aside")
-    (hub.folder / "state" / "web-token").chmod(0o644)
+    (cluster.pki / "hub-key.pem").chmod(0o644)
     first.pause_engine()
     try:
         report = doctor(hub)
@@ -111,7 +111,7 @@ def test_it_names_all_that_is_broken_at_once_and_what_to_do_within_its_deadline(
         ("agent", "gpu03"): ("its clock is 3600 s ahead of the hub's", "chronyc"),
         ("engine", "gpu03"): ("the students' network idlhub is missing", "ansible-playbook site.yml"),
         ("homes", homes): (f"{homes} is not mounted", "idl-hub homes check"),
-        ("files", "hub"): ("web-token can be read by others", "chmod 600"),
+        ("files", "hub"): ("hub-key.pem can be read by others", "chmod 600"),
     }
     for (check, target), words in told.items():
         for word in words:

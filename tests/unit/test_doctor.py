@@ -38,20 +38,26 @@ def texts(found: Found) -> list[tuple[State, str]]:
 
 
 @pytest.mark.parametrize(
-    ("days", "state", "words"),
+    ("lasts", "left", "state", "words"),
     [
-        (90, State.OK, ""),
-        (20, State.WARNING, "ends in 20 days"),
-        (2, State.FAILED, "ends in 2.0 days"),
-        (-1, State.FAILED, "ended 1.0 days ago: nobody trusts it any more"),
+        (825, 90, State.OK, ""),
+        (825, 20, State.WARNING, "ends in 20.0 days"),
+        (825, 2, State.FAILED, "ends in 2.0 days"),
+        (825, -1, State.FAILED, "ended 1.0 days ago: nobody trusts it any more"),
+        (825, 900, State.FAILED, "is not valid yet: a clock is wrong"),
+        (0.5, 0.2, State.OK, ""),
+        (0.5, 0.1, State.WARNING, "ends in 0.1 days"),
+        (0.5, 0.01, State.FAILED, "ends in 0.0 days"),
     ],
 )
-def test_a_certificate_is_judged_by_the_days_it_has_left(days: float, state: State, words: str) -> None:
-    found = Found()
-    certificates.judge(found, "hub.example.org", NOW + days * DAY, "renew it", NOW)
-    assert found.certificates == {"hub.example.org": NOW + days * DAY}
+def test_a_certificate_is_judged_by_the_days_it_has_left_and_by_how_long_it_lasts(
+    lasts: float, left: float, state: State, words: str
+) -> None:
+    found, until = Found(), NOW + left * DAY
+    certificates.judge(found, "hub.example.org", certificates.Valid(until - lasts * DAY, until), "renew it", NOW)
+    assert found.certificates == {"hub.example.org": until}
     assert [problem.state for problem in found.problems] == ([] if state is State.OK else [state])
-    assert all(words in problem.text and problem.advice == "renew it" for problem in found.problems)
+    assert all(words in problem.text for problem in found.problems)
 
 
 @pytest.mark.parametrize(
