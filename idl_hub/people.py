@@ -17,9 +17,12 @@ SMOKER = "smoke"
 PROMETHEUS = "prometheus"
 """The service in whose name Prometheus reads metrics, of the hub and of `idl-hub web`; it may do nothing else."""
 
+WEB = "web"
+"""The service of the GPU pages."""
+
 _OF_STUDENTS = "group=students"
 
-USE_WEB = "access:services!service=web"
+USE_WEB = f"access:services!service={WEB}"
 """Open the pages of `idl-hub web`, and ask its API about oneself."""
 READ_FLEET = "custom:idlhub:fleet:read"
 WRITE_FLEET = "custom:idlhub:fleet:write"

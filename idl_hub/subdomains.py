@@ -30,6 +30,11 @@ def service_origin(subdomain_host: str, name: str) -> str:
     return _below(subdomain_host, name, "service") if subdomain_host else ""
 
 
+def service_url(subdomain_host: str, name: str) -> str:
+    """Return where people's browsers reach a service: a path, or all of it where it has its own domain."""
+    return f"{service_origin(subdomain_host, name)}/services/{name}/"
+
+
 def user_origin(subdomain_host: str, name: str) -> str:
     """Return where people reach a user's server; parameters and result as of `service_origin`."""
     return _below(subdomain_host, name, "user") if subdomain_host else ""

@@ -17,6 +17,7 @@ from idl_hub.db.accounts import SMOKE_TEST
 from idl_hub.gpus.line import Ticket, TicketState, positions
 from idl_hub.gpus.placement import NoGPU
 from idl_hub.homes.words import remainder
+from idl_hub.people import WEB
 from idl_hub.spawners import last_session, options, reach, refusal
 from idl_hub.spawners.host import HostError, UnfitHostError
 from idl_hub.spawners.progress import Progress
@@ -158,8 +159,7 @@ class GPUSpawnerMixin(Spawner):
         if not await self.runtime.keeper.cleaned(self.user.name, self.name, _OWN_CLEANUP_SECONDS):
             raise Refusal("Your earlier server is still being stopped. Try again in a minute.", "still_stopping", 409)
         if why := await self.runtime.lost.why_no_start(self.user.name, self.name):
-            web = subdomains.service_origin(self.runtime.settings.hub.subdomain_host, "web")
-            raise refusal.left_behind(why, f"{web}/services/web/lost")
+            raise refusal.left_behind(why, f"{self._pages()}lost")
         if wanted.gpu_count > max(1, self.runtime.fleet.most_gpus()):
             raise Refusal(f"No server has {wanted.gpu_count} GPUs. Ask for fewer.", "options", 400)
         asked_at = time.time()
@@ -195,8 +195,7 @@ class GPUSpawnerMixin(Spawner):
             f"{await self.runtime.why_none(ticket.gpu_count)} You are number {position} in line: your server starts "
             "by itself when it is your turn, even when this page is closed."
         )
-        web = subdomains.service_origin(self.runtime.settings.hub.subdomain_host, "web")
-        line = escape(f"{web}/services/web/line")
+        line = escape(f"{self._pages()}line")
         without = escape(url_path_join(self.hub.base_url, "spawn", self.user.escaped_name) + "?opt-gpu=none")
         links = (
             # The mark lets the page bring the student to the line by itself.
@@ -204,6 +203,10 @@ class GPUSpawnerMixin(Spawner):
             f'<a class="alert-link" href="{without}">start without a GPU</a>.'
         )
         return Refusal(message, "queued", 409, message_html=f"{escape(message)} {links}")
+
+    def _pages(self) -> str:
+        """Return where people's browsers reach the GPU pages."""
+        return subdomains.service_url(self.runtime.settings.hub.subdomain_host, WEB)
 
     async def _wait_until_answering(self, lease: Lease, address: tuple[str, int]) -> None:
         """Return when ``GET {base_url}api`` answers."""

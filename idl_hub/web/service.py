@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from idl_hub import subdomains
-from idl_hub.people import CUSTOM_SCOPES, USE_WEB
+from idl_hub.people import CUSTOM_SCOPES, USE_WEB, WEB
 from idl_hub.tokens import service_token
 
 if TYPE_CHECKING:
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from idl_hub.settings import Settings
 
-NAME = "web"
+NAME = WEB
 PREFIX = f"/services/{NAME}/"
 _START_SECONDS = 3
 """The hub waits so long for the service when it starts; a hub without map serves students all the same."""
@@ -44,7 +44,7 @@ def hub_entry(settings: Settings) -> dict[str, Any]:
 
 def public_url(settings: Settings) -> str:
     """Return where people's browsers reach the service: a path, or all of it where it has its own domain."""
-    return subdomains.service_origin(settings.hub.subdomain_host, NAME) + PREFIX
+    return subdomains.service_url(settings.hub.subdomain_host, NAME)
 
 
 def url_for_servers(settings: Settings) -> str:
