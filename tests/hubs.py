@@ -144,6 +144,7 @@ class Hub:
         address = ensure_network() if self.kind == "docker" else "127.0.0.1"
         password = self.folder / "password"
         password.write_text(self.password)
+        password.chmod(0o600)
         public, api, internal, web = _free_ports(4, address)
         settings: dict[str, Any] = {
             "trial": True,

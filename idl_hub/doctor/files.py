@@ -78,7 +78,7 @@ def look_at_files(settings: Settings, found: Found) -> None:
         count += 1
         if mode & 0o077 and folder_mode & 0o011:
             found.fail(
-                f"{path} can be read by others than its owner (mode {mode:o}): who reads it is the hub to that server",
+                f"{path} can be read by others than its owner (mode {mode:o}): who reads this secret can use it",
                 f"`chmod 600 {path}`; if strangers use this machine, `ansible-playbook rotate-secrets.yml` as well",
             )
     folder = stat.S_IMODE(settings.hub.state_directory.stat().st_mode)

@@ -76,7 +76,8 @@ def judge_clock(found: Found, headers: Mapping[str, str], most_seconds: float, b
         off = theirs + 1 - before
     elif theirs > (after := time.time()):
         off = theirs - after
-    words = f"its clock is {abs(off):.0f} s {'ahead of' if off > 0 else 'behind'} the hub's"
+    apart = f"{abs(off):.0f} s" if abs(off) < 100 else f"{abs(off) / 60:.0f} min"
+    words = f"its clock is {apart} {'ahead of' if off > 0 else 'behind'} the hub's"
     advice = "on both machines: `timedatectl`, `chronyc tracking`; start chrony again"
     if abs(off) >= most_seconds:
         found.fail(f"{words}: tokens, certificates and times in lists go wrong", advice, _CLOCK_PAGE)
