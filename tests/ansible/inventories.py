@@ -44,10 +44,14 @@ fleet_simulated_gpus: {gpus}
 
 # -- the way in --------------------------------------------------------------------------------------
 # A given certificate, for the name and everything below it; Chromium trusts ca.pem beside it.
-tls_kind: files
-tls_certificate_file: "{{{{ inventory_dir }}}}/tls/hub.pem"
-tls_key_file: "{{{{ inventory_dir }}}}/tls/hub-key.pem"
+tls_mode: given
+tls_certificate: "{{{{ inventory_dir }}}}/tls/hub.pem"
+tls_key: "{{{{ inventory_dir }}}}/tls/hub-key.pem"
 hub_demo_password: {password}
+
+# -- engines -----------------------------------------------------------------------------------------
+# The machine that runs the tests may allow less than a server does.
+docker_open_files: 16384
 
 # -- homes -------------------------------------------------------------------------------------------
 # The kernel has no NFS: a folder of the machine that runs the tests is mounted on all machines.
