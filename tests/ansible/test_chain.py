@@ -1,0 +1,113 @@
+"""From bare machines to a running hub, and back from a lost one: the plays as an admin runs them, one after another.
+
+The steps build on each other: one fleet, as few minutes as possible.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from ansible.chain import Chain, open_notebook, run_cell
+from ansible.inventories import DOMAIN
+from ansible.machines import Machines
+from playwright.sync_api import Browser
+
+pytestmark = pytest.mark.timeout(1500)
+
+
+@pytest.fixture(scope="module")
+def chain(
+    tmp_path_factory: pytest.TempPathFactory,
+    seconds: dict[str, float],
+    open_browser: Callable[[str, str, Path], Browser],
+) -> Iterator[Chain]:
+    with Machines(tmp_path_factory.mktemp("fleet") / "machines", count=2) as machines:
+        chain = Chain(machines, seconds)
+        authority = machines.inventory / "tls" / "ca.pem"
+        chain.browser = open_browser(DOMAIN, machines.machine("hub").address, authority)
+        yield chain
+
+
+def test_bare_machines_become_a_fleet(chain: Chain) -> None:
+    with chain.step("bare machines become a fleet"):
+        assert set(chain.play("site.yml").hosts) == {"hub", "gpu01", "gpu02"}
+
+
+def test_a_second_run_changes_nothing(chain: Chain) -> None:
+    with chain.step("a second run changes nothing"):
+        assert chain.play("site.yml").changed == {"hub": 0, "gpu01": 0, "gpu02": 0}
+
+
+def test_a_student_gets_a_gpu_over_https_and_works(chain: Chain) -> None:
+    with chain.step("a student gets a GPU over https and works"):
+        student = chain.start_with_gpu("student1")
+        assert student.page.url.startswith(f"https://{DOMAIN}/user/student1/lab")
+        open_notebook(student.page)
+        counted = run_cell(student, "import pynvml; pynvml.nvmlInit(); kept = pynvml.nvmlDeviceGetCount(); print(kept)")
+        assert counted == "1"
+
+
+def test_the_smoke_test_passes_and_leaves_nothing(chain: Chain) -> None:
+    with chain.step("the smoke test passes and leaves nothing"):
+        users = chain.users()
+        chain.play("smoke.yml")
+        assert chain.users() == users
+        assert chain.rows("select \"user\" from lease where phase != 'ended'") == [["student1"]]
+
+
+def test_a_server_joins_while_a_session_runs(chain: Chain) -> None:
+    with chain.step("a server joins while a session runs"):
+        chain.machines.add("gpu03")
+        chain.play("add-server.yml", "-e", "server=gpu03")
+        student = chain.people["student1"]
+        assert run_cell(student, "print('still', kept)") == "still 1"
+
+        hub = chain.machines.machine("hub")
+        for name in ("gpu01", "gpu02"):
+            hub.exec("idl-hub", "drain", name, "--force", "--reason", "the next session is for gpu03")
+        chain.start_with_gpu("student2").page.context.close()
+        assert chain.server_of("student2") == "gpu03"
+        for name in ("gpu01", "gpu02"):
+            hub.exec("idl-hub", "undrain", name)
+
+
+def test_a_lost_hub_comes_back_with_users_homes_and_gpu_history(chain: Chain) -> None:
+    with chain.step("a lost hub comes back with users, homes and GPU history"):
+        student = chain.people["student1"]
+        student.page.keyboard.press("Control+s")
+        student.page.context.close()
+        _end_sessions(chain)
+        users, history, homes = chain.users(), chain.history(), chain.home_hashes()
+        assert {"student1", "student2"} <= {user for user, _ in users}
+        assert {"student1", "student2"} <= {row[1] for row in history}
+        assert any(path.startswith("student1/") and path.endswith(".ipynb") for path in homes)
+        chain.play("backup.yml")
+
+        for home in chain.machines.homes.iterdir():
+            shutil.rmtree(home) if home.is_dir() else home.unlink()
+        chain.machines.replace("hub")
+        chain.play("restore.yml")
+
+        assert chain.users() == users
+        assert chain.history() == history
+        assert chain.home_hashes() == homes
+
+
+def test_after_that_the_student_finds_the_notebook_and_gets_a_gpu_again(chain: Chain) -> None:
+    with chain.step("after that the student finds the notebook and gets a GPU again"):
+        student = chain.start_with_gpu("student1")
+        notebook = student.content("Untitled.ipynb")["content"]
+        assert "kept = pynvml.nvmlDeviceGetCount()" in "".join(cell["source"] for cell in notebook["cells"])
+
+
+def _end_sessions(chain: Chain) -> None:
+    """End all sessions, so that nothing more is written."""
+    for name in ("student1", "student2"):
+        person = chain.person(name)
+        person.log_in()
+        person.stop_server()
+        person.page.context.close()
+    assert chain.rows("select \"user\" from lease where phase != 'ended'") == []
