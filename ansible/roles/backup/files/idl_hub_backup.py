@@ -149,12 +149,16 @@ class Backup:
         command += [f"--exclude={pattern}" for pattern in self.configuration.excludes]
         there = [path for path in (*self.configuration.paths, *self.configuration.changing) if Path(path).exists()]
         done = self.restic(repository, *command, str(self.configuration.dumps), *there)
-        unread = [item for item in _unread(done.stderr) if not self._may_change(item)]
-        if done.returncode not in (0, _SOME_FILES_UNREAD) or unread:
-            why = f"could not read {', '.join(unread[:5])}" if unread else _last_words(done)
+        unread = _unread(done.stderr)
+        self.report.unread = max(self.report.unread, len(unread))
+        missing = [item for item in unread if not self._may_change(item)]
+        snapshot = _snapshot(done.stdout)
+        if missing and complete and snapshot:
+            self.restic(repository, "tag", "--remove=complete", "--add=incomplete", snapshot)
+        if done.returncode not in (0, _SOME_FILES_UNREAD) or missing or not snapshot:
+            why = f"could not read {', '.join(missing[:5])}" if missing else _last_words(done)
             raise BackupError("files", f"restic in repository {number}: {why}")
-        self.report.unread = len(_unread(done.stderr))
-        _say(f"repository {number}: snapshot {_snapshot(done.stdout)} is {'complete' if complete else 'incomplete'}")
+        _say(f"repository {number}: snapshot {snapshot[:8]} is {'complete' if complete else 'incomplete'}")
         self._forget(number, repository)
         self.report.sizes[number] = self._size(repository)
 
@@ -262,8 +266,9 @@ def _unread(stderr: str) -> list[str]:
 
 
 def _snapshot(stdout: str) -> str:
+    """Return the id of what was stored; empty when nothing was."""
     found = [m["snapshot_id"] for m in _messages(stdout) if m.get("message_type") == "summary"]
-    return str(found[-1])[:8] if found else "?"
+    return str(found[-1]) if found else ""
 
 
 def _messages(text: str) -> Iterator[dict[str, Any]]:
@@ -275,7 +280,7 @@ def _messages(text: str) -> Iterator[dict[str, Any]]:
 
 def _last_words(done: subprocess.CompletedProcess[str]) -> str:
     said = [line for line in (done.stderr or done.stdout).splitlines() if line.strip()]
-    return " ".join(said[-3:]) or f"ended with {done.returncode}"
+    return " ".join(said[-6:]) or f"ended with {done.returncode}"
 
 
 def _say(text: str, *, error: bool = False) -> None:
