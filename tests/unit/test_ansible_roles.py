@@ -15,6 +15,7 @@ ANSIBLE = ROOT / "ansible"
 ROLES = sorted(path.name for path in (ANSIBLE / "roles").iterdir() if path.is_dir())
 PLAYS = sorted(path.name for path in ANSIBLE.glob("*.yml"))
 PAGE = (ROOT / "docs" / "reference" / "ansible.md").read_text(encoding="utf-8")
+TABLE = re.compile(r"^\| variable \| meaning \| default \|\n(?:\|.*\n)+", re.MULTILINE)
 ROW = re.compile(r"^\| `(?P<name>[a-z0-9_]+)` \| (?P<meaning>.+?) \| (?P<default>.+?) \|$", re.MULTILINE)
 LITERAL = re.compile(r"`([^`]*)`")
 
@@ -34,8 +35,8 @@ def role(name: str) -> Role:
     folder = ANSIBLE / "roles" / name
     specs = read(folder / "meta" / "argument_specs.yml")["argument_specs"]
     options = {key: option for entry in specs.values() for key, option in entry.get("options", {}).items()}
-    readme = (folder / "README.md").read_text(encoding="utf-8")
-    rows = {row["name"]: (row["meaning"], row["default"]) for row in ROW.finditer(readme)}
+    tables = TABLE.findall((folder / "README.md").read_text(encoding="utf-8"))
+    rows = {row["name"]: (row["meaning"], row["default"]) for table in tables for row in ROW.finditer(table)}
     return Role(name, read(folder / "defaults" / "main.yml") or {}, options, rows)
 
 
@@ -127,7 +128,7 @@ def host_variables(group: dict[str, Any]) -> list[str]:
 
 
 def test_the_reference_names_every_play_and_every_role() -> None:
-    plays = re.findall(r"^\| `([a-z-]+\.yml)` \|", PAGE, flags=re.MULTILINE)
+    plays = re.findall(r"^\| `([a-z-]+\.yml)` \|", PAGE.partition("\n## ")[0], flags=re.MULTILINE)
     roles = re.findall(r"^\| \[([a-z_]+)\]\(\.\./\.\./ansible/roles/\1/README\.md\) \|", PAGE, flags=re.MULTILINE)
 
     assert sorted(plays) == PLAYS
