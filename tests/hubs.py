@@ -145,7 +145,7 @@ class Hub:
         password = self.folder / "password"
         password.write_text(self.password)
         password.chmod(0o600)
-        public, api, internal, web = _free_ports(4, address)
+        public, api, internal, web = free_ports(4, address)
         settings: dict[str, Any] = {
             "trial": True,
             "hub": {
@@ -378,7 +378,7 @@ def proxy_command() -> list[str]:
     return [node, str(program)]
 
 
-def _free_ports(count: int, address: str) -> list[int]:
+def free_ports(count: int, address: str) -> list[int]:
     """Return ports that nobody has on loopback and on `address`."""
     ports: list[int] = []
     while len(ports) < count:
@@ -389,4 +389,4 @@ def _free_ports(count: int, address: str) -> list[int]:
                 if address != "127.0.0.1":
                     other.bind((address, port))
                 ports.append(port)
-    return list(dict.fromkeys(ports)) if len(set(ports)) == count else _free_ports(count, address)
+    return list(dict.fromkeys(ports)) if len(set(ports)) == count else free_ports(count, address)

@@ -73,6 +73,14 @@ def parts_of(path: str) -> tuple[str, ...]:
     return parts
 
 
+def open_root(root: Path) -> int:
+    """Return the folder of all people; all but root may pass through it and not look around, and get just that."""
+    try:
+        return os.open(root, os.O_RDONLY | os.O_DIRECTORY)
+    except PermissionError:
+        return os.open(root, os.O_PATH | os.O_DIRECTORY)
+
+
 def open_account(root: Path, account: str) -> int:
     """Return the folder of one person below the folder of all; `root` itself may be a link that an admin made.
 
@@ -83,7 +91,7 @@ def open_account(root: Path, account: str) -> int:
     """
     if not re.fullmatch(NAME_PATTERN, account):
         raise PathError(f"{account!r} is not the name of an account.")
-    with held(os.open(root, os.O_RDONLY | os.O_DIRECTORY)) as all_of_them:
+    with held(open_root(root)) as all_of_them:
         return os.open(account, _FOLDER, dir_fd=all_of_them)
 
 

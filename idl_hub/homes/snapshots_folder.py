@@ -38,7 +38,7 @@ def open_snapshots(directory: Path) -> int:
     """
     why = f"{MARKER} is missing in it"
     try:
-        folder = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+        folder = safe.open_root(directory)
     except OSError as error:
         why = error.strerror or str(error)
     else:

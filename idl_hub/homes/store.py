@@ -265,7 +265,7 @@ def open_homes(directory: Path) -> int:
         It is missing or does not hold the marker: what should be mounted there is not.
     """
     try:
-        homes = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+        homes = safe.open_root(directory)
     except OSError as error:
         if error.errno in (errno.EACCES, errno.EPERM):
             raise _unreadable(directory, error.strerror) from error
@@ -276,6 +276,8 @@ def open_homes(directory: Path) -> int:
             raise FileNotFoundError(errno.ENOENT, "the marker is no file")
     except OSError as error:
         os.close(homes)
+        if error.errno == errno.EACCES:
+            raise _unreadable(directory, error.strerror) from error
         why = f"{MARKER} is missing in it" if error.errno == errno.ENOENT else error.strerror
         raise _missing(directory, why) from error
     return homes
