@@ -160,6 +160,12 @@ class Machines:
         self._disks(self._debian).discard(name)
         return self._join(name, self._debian)
 
+    def take_out(self, name: str) -> Machine:
+        """Take the line of a server out of the inventory; the machine runs on."""
+        machine = self.machines.pop(name)
+        self._write()
+        return machine
+
     def _join(self, name: str, debian: str) -> Machine:
         self._disk(debian, [name])
         machine = self.machines[name] = self._start(name, debian)
