@@ -136,3 +136,34 @@ def test_the_container_refuses_to_lie_open(image: str) -> None:
     )
     assert done.returncode == 1
     assert "needs a token and TLS" in done.stderr
+
+
+def test_the_image_brings_simulated_cards_to_a_server_without_a_compiler(image: str, tmp_path: Path) -> None:
+    program = ROOT / "ansible" / "roles" / "gpu_agent" / "files" / "simulate.py"
+
+    def placed(count: int) -> str:
+        words = [
+            "docker",
+            "run",
+            "--rm",
+            "--interactive",
+            "--network=none",
+            "--user=0:0",
+            "--read-only",
+            "--cap-drop=ALL",
+        ]
+        words += [f"--volume={tmp_path}:/cards", "--entrypoint=/opt/idl_hub/venv/bin/python", image, "-"]
+        words += ["/cards/libnvidia-ml.so.1", "/cards/state", str(count)]
+        return subprocess.run(
+            words, input=program.read_text(), check=True, capture_output=True, text=True, timeout=60
+        ).stdout
+
+    assert placed(2) == "library libnvidia-ml.so.1\n2 GPUs\n"
+    simulator = Simulator(tmp_path / "state")
+    before = simulator.gpus()
+    simulator.set(0, temperature_celsius=70)
+    assert placed(2) == "", "what is right is left alone"
+    assert simulator.gpus()[0].temperature_celsius == 70
+    (tmp_path / "libnvidia-ml.so.1").write_bytes(b"of an earlier version")
+    assert placed(3) == "library libnvidia-ml.so.1\n3 GPUs\n"
+    assert [gpu.uuid for gpu in simulator.gpus()[:2]] == [gpu.uuid for gpu in before]
