@@ -101,9 +101,8 @@ def test_new_secrets_everywhere_and_the_old_ones_open_nothing(chain: Chain) -> N
         assert (chain.machines.inventory / "secrets" / "restic-password").read_text() != password
         old = before["/var/lib/idl_hub/web-token"].strip()
         ask = ["curl", "--silent", "--output", "/dev/null", "--write-out", "%{http_code}"]
-        assert (
-            _hub(chain, *ask, "--header", f"Authorization: token {old}", "http://127.0.0.1:8000/hub/api/users") == "403"
-        )
+        ask += ["--header", f"Authorization: token {old}", "http://127.0.0.1:8000/hub/api/users"]
+        assert _hub(chain, *ask) == "403"
         chain.play("backup.yml")
         chain.play("smoke.yml")
         assert run_cell(chain.people["student1"], "kept += 1; print(kept)") == "44"
