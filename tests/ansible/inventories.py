@@ -53,6 +53,8 @@ hub_demo_password: {password}
 # -- engines -----------------------------------------------------------------------------------------
 # The machine that runs the tests may allow less than a server does.
 docker_open_files: 16384
+# What is free there is for all machines together, and nobody fills it.
+preflight_disk_gigabytes: {{hub: 1, server: 1, later: 1}}
 
 # -- homes -------------------------------------------------------------------------------------------
 # The kernel has no NFS: a folder of the machine that runs the tests is mounted on all machines.
