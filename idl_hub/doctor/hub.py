@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 import time
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -154,6 +155,13 @@ async def _look_at_origin(look: Look, origin: str, path: str, found: Found) -> N
     if where.scheme == "https":
         try:
             valid = await certificates.shown_at(host, port, host)
+        except ssl.SSLError as error:
+            found.fail(
+                f"{host}, port {port}, shows no certificate ({error.reason or error}): nobody reaches the hub",
+                "`journalctl -u caddy` says why there is none",
+                "certificate-expires.md",
+            )
+            return
         except (OSError, ValueError) as error:
             found.fail(
                 f"{host} does not answer at port {port} ({_words(error)}): nobody reaches the hub",

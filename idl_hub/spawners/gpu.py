@@ -110,6 +110,8 @@ class GPUSpawnerMixin(Spawner):
             await self.runtime.events.note(
                 "error", f"{lease.server} is out of service: {error}", user=lease.user, server=lease.server
             )
+            if self.user.name == SMOKE_TEST:
+                raise refusal.unfit_for_a_test(lease.server, error) from error  # it would get the same server again
             self.say(10, f"{lease.server} cannot take your server; looking elsewhere")
             await self.runtime.keeper.end_unused(lease, str(error))
             return None

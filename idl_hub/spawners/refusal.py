@@ -73,3 +73,8 @@ NOTHING_FREE = "A smoke test does not wait in line"
 def nothing_for_a_test(why: str) -> Refusal:
     """Say that no GPU is free for a smoke test."""
     return Refusal(f"{why} {NOTHING_FREE}: try again when a GPU is free.", "taken", 409)
+
+
+def unfit_for_a_test(server: str, why: Exception) -> Refusal:
+    """Say that the server which is tried out cannot take sessions."""
+    return Refusal(f"{server} cannot take a session, and is out of service: {why}.", "unfit", 503)
