@@ -140,6 +140,8 @@ def _ensure_programs(step: Step, places: Places, *, with_browser: bool) -> None:
     }
     if with_browser:
         is_there["chromium"] = shutil.which("chromium") is not None
+        # With certutil, Chromium is told whom to trust.
+        is_there["libnss3-tools"] = shutil.which("certutil") is not None
     missing = [package for package, there in is_there.items() if not there]
     if missing:
         step.say(f"installing {' '.join(missing)} with apt")

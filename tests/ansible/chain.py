@@ -33,7 +33,7 @@ class Chain:
 
     machines: Machines
     seconds: dict[str, float]
-    browser: Browser | None = None
+    browser: Browser
     broken: str = ""
     people: dict[str, Person] = field(default_factory=dict)
 
@@ -57,11 +57,17 @@ class Chain:
         assert not failed, f"{words} failed on {failed}"
         return played
 
+    def broken_play(self, playbook: str, *arguments: str) -> Played:
+        """Run a play that must fail."""
+        played = self.machines.play(playbook, *arguments)
+        assert played.status != 0, f"{playbook} went well"
+        self.seconds[f"  {' '.join([playbook, *arguments])}, which fails"] = played.seconds
+        return played
+
     # -- people ----------------------------------------------------------------------------------
 
     def person(self, name: str) -> Person:
         """Return somebody in front of a browser window of their own."""
-        assert self.browser is not None
         context = self.browser.new_context(viewport={"width": 1280, "height": 800})
         context.set_default_timeout(30_000)
         person = self.people[name] = Person(Door(), context.new_page(), name)  # type: ignore[arg-type]

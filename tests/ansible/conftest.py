@@ -8,8 +8,12 @@ import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
+from ansible.chain import Chain
+from ansible.inventories import DOMAIN
+from ansible.machines import Machines
 from playwright.sync_api import Browser, sync_playwright
 
 SECONDS = pytest.StashKey[dict[str, float]]()
@@ -47,6 +51,23 @@ def open_browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[
             browser = playwright.chromium.launch(executable_path=program, args=words, env=environment)
             held.callback(browser.close)
             return browser
+
+        yield start
+
+
+@pytest.fixture(scope="module")
+def start_chain(
+    tmp_path_factory: pytest.TempPathFactory,
+    seconds: dict[str, float],
+    open_browser: Callable[[str, str, Path], Browser],
+) -> Iterator[Callable[..., Chain]]:
+    """Start bare machines, and a browser that finds them; what is said goes to `Machines`."""
+    with ExitStack() as held:
+
+        def start(**how: Any) -> Chain:
+            machines = held.enter_context(Machines(tmp_path_factory.mktemp("fleet") / "machines", **how))
+            authority = machines.inventory / "tls" / "ca.pem"
+            return Chain(machines, seconds, open_browser(DOMAIN, machines.machine("hub").address, authority))
 
         yield start
 

@@ -6,29 +6,18 @@ The steps build on each other: one fleet, as few minutes as possible.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 from ansible.chain import Chain, open_notebook, run_cell
 from ansible.inventories import DOMAIN
-from ansible.machines import Machines
-from playwright.sync_api import Browser
 
 pytestmark = pytest.mark.timeout(1500)
 
 
 @pytest.fixture(scope="module")
-def chain(
-    tmp_path_factory: pytest.TempPathFactory,
-    seconds: dict[str, float],
-    open_browser: Callable[[str, str, Path], Browser],
-) -> Iterator[Chain]:
-    with Machines(tmp_path_factory.mktemp("fleet") / "machines", count=2) as machines:
-        chain = Chain(machines, seconds)
-        authority = machines.inventory / "tls" / "ca.pem"
-        chain.browser = open_browser(DOMAIN, machines.machine("hub").address, authority)
-        yield chain
+def chain(start_chain: Callable[..., Chain]) -> Chain:
+    return start_chain(count=2)
 
 
 def test_bare_machines_become_a_fleet(chain: Chain) -> None:
