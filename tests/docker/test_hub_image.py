@@ -104,6 +104,7 @@ def _start(image: str, folder: Path, postgres: Postgres, containers: dict[str, s
     mounts += ["--env", "IDLHUB_SETTINGS=/etc/idl_hub/settings/settings.yml"]
     target = f"http://127.0.0.1:{internal}"
     where = ["--ip", "127.0.0.1", "--port", f"{public}", "--api-ip", "127.0.0.1", "--api-port", f"{proxy_api}"]
+    where += ["--no-x-forward"] if "--no-x-forward" in ROLE["hub_proxy_command"] else []
     where += ["--default-target", target, "--error-target", f"{target}/hub/error"]
     proxy = ["--user", "nobody:nogroup", image, "configurable-http-proxy", *where]
     containers["proxy"] = docker("run", *options, *proxy)
@@ -166,6 +167,18 @@ def test_people_log_in_and_see_hub_and_gpu_pages(running: Running) -> None:
     assert session.get(urljoin(home.url, style), timeout=30).headers["Content-Type"] == "text/css"
     assert pages.url == f"{running.url}/services/web/"
     assert "student1" in pages.text
+
+
+def test_over_https_the_login_is_kept_in_a_cookie_that_never_travels_unencrypted(running: Running) -> None:
+    session = requests.Session()
+    session.headers.update({"X-Forwarded-Proto": "https", "X-Forwarded-For": "192.0.2.7"})  # as Caddy says it
+    session.get(f"{running.url}/hub/login", timeout=30).raise_for_status()
+    form = {"username": "student4", "password": running.password, "_xsrf": session.cookies["_xsrf"]}
+    session.post(f"{running.url}/hub/login", data=form, timeout=30, allow_redirects=False).raise_for_status()
+    login = next(cookie for cookie in session.cookies if cookie.name == "jupyterhub-hub-login")
+
+    assert login.secure
+    assert "(student4@192.0.2.7)" in _logs(running.containers["hub"])
 
 
 @pytest.mark.parametrize(
