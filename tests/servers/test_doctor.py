@@ -49,16 +49,15 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClusterHub]:
         print(hub.log_tail())
 
 
+def at_the_shell(hub: ClusterHub, *words: str) -> subprocess.CompletedProcess[str]:
+    more = {"IDLHUB_SETTINGS": str(hub.folder / "settings.yml"), "CONFIGPROXY_AUTH_TOKEN": hub.secrets[0]}
+    command = [sys.executable, "-m", "idl_hub.cli", *words]
+    return subprocess.run(command, env=os.environ | more, capture_output=True, text=True, timeout=90)
+
+
 def doctor(hub: ClusterHub, *arguments: str) -> Report:
     began = time.monotonic()
-    done = subprocess.run(
-        [sys.executable, "-m", "idl_hub.cli", "doctor", "--json", *arguments],
-        env=os.environ
-        | {"IDLHUB_SETTINGS": str(hub.folder / "settings.yml"), "CONFIGPROXY_AUTH_TOKEN": hub.secrets[0]},
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    done = at_the_shell(hub, "doctor", "--json", *arguments)
     assert done.stderr == ""
     return Report(done.returncode, json.loads(done.stdout), time.monotonic() - began)
 
@@ -76,6 +75,22 @@ def test_of_a_healthy_fleet_it_finds_nothing_wrong(hub: ClusterHub, tmp_path: Pa
     assert len(ends) == 3 + 3 + 2  # engines, agents, and in files: the authority and the hub
     student.stop()
     wait_for(lambda: not hub.leftovers(), "nothing to be left")
+
+
+def test_a_server_without_the_homes_fails_its_smoke_test_at_once_and_the_doctor_tells_why(hub: ClusterHub) -> None:
+    second = hub.cluster.server("gpu02")
+    second.unmount_homes()
+    try:
+        tried = at_the_shell(hub, "smoke", "--server", "gpu02", "--no-train")
+    finally:
+        second.mount_homes()
+    assert tried.returncode == 1, tried.stdout + tried.stderr
+    assert "gpu02 cannot take a session, and is out of service: the homes are not mounted there" in tried.stdout
+    assert not hub.leftovers()
+    report = doctor(hub, "--only", "service")
+    assert report.code == 3
+    assert "the homes are not mounted there" in report.problems("service", "fleet")
+    assert at_the_shell(hub, "undrain", "gpu02").returncode == 0
 
 
 def test_it_names_all_that_is_broken_at_once_and_what_to_do_within_its_deadline(hub: ClusterHub) -> None:
