@@ -12,6 +12,8 @@ from ansible.machine import Machine
 from ansible.machines import Machines
 from ansible.plays import Played
 
+# Each test is several runs of Ansible.
+pytestmark = pytest.mark.timeout(1800)
 ROLES = ("base", "wireguard", "firewall", "pki", "docker", "nvidia")
 _PREFERENCES = Path(__file__).resolve().parents[2] / "ansible" / "roles" / "nvidia" / "templates" / "preferences.j2"
 _REFUSE_SSH = """
