@@ -73,13 +73,15 @@ def main() -> int:
         if entry.is_dir(follow_symlinks=False) and entry.name != "lost+found":
             homes[entry.name] = os.open(entry.path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     projects = {name: project_of(home) for name, home in homes.items()}
+    found = ["findmnt", "--noheadings", "--output", "TARGET", "--target", folder]
+    disk = subprocess.run(found, check=True, capture_output=True, text=True).stdout.strip()
     following = max([_FIRST_PROJECT - 1, *projects.values()]) + 1
     for name in sorted(homes):
         project = projects[name]
         if not project:
             project, following = following, following + 1
         # The limit comes first: a student who writes meanwhile is held by it.
-        subprocess.run(["setquota", "-P", str(project), "0", str(kibibytes(limit)), "0", "0", folder], check=True)
+        subprocess.run(["setquota", "-P", str(project), "0", str(kibibytes(limit)), "0", "0", disk], check=True)
         if not projects[name]:
             assign_all(homes[name], project)
             print(f"{name}: project {project}, {limit}")
