@@ -62,29 +62,41 @@ def kibibytes(limit: str) -> int:
     return int(limit[:-1]) * _UNITS[limit[-1]]
 
 
+def give(folder: str, limit: str, *, only_new: bool) -> int:
+    """Give homes their limit, and a project to those that have none; return how many had none."""
+    found = ["findmnt", "--noheadings", "--output", "TARGET", "--target", folder]
+    disk = subprocess.run(found, check=True, capture_output=True, text=True).stdout.strip()
+    homes: dict[str, int] = {}
+    try:
+        for entry in os.scandir(folder):
+            if entry.is_dir(follow_symlinks=False) and entry.name != "lost+found":
+                homes[entry.name] = os.open(entry.path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        projects = {name: project_of(home) for name, home in homes.items()}
+        following = max([_FIRST_PROJECT - 1, *projects.values()]) + 1
+        new = sorted(name for name, project in projects.items() if not project)
+        projects |= {name: project for project, name in enumerate(new, following)}
+        for name in new if only_new else sorted(homes):
+            # The limit comes first: a student who writes meanwhile is held by it.
+            command = ["setquota", "-P", str(projects[name]), "0", str(kibibytes(limit)), "0", "0", disk]
+            subprocess.run(command, check=True)
+            if name in new:
+                assign_all(homes[name], projects[name])
+                print(f"{name}: project {projects[name]}, {limit}")
+        return len(new)
+    finally:
+        for home in homes.values():
+            os.close(home)
+
+
 def main() -> int:
-    """Look at every home."""
+    """Look at every home, and again for those that were made meanwhile."""
     folder, limit = sys.argv[1:]
     if not os.path.isfile(f"{folder}/.idl_hub-homes"):  # noqa: PTH113
         print(f"{folder}/.idl_hub-homes is missing: the homes are not mounted. Nothing was done.", file=sys.stderr)
         return 1
-    homes = {}
-    for entry in os.scandir(folder):
-        if entry.is_dir(follow_symlinks=False) and entry.name != "lost+found":
-            homes[entry.name] = os.open(entry.path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-    projects = {name: project_of(home) for name, home in homes.items()}
-    found = ["findmnt", "--noheadings", "--output", "TARGET", "--target", folder]
-    disk = subprocess.run(found, check=True, capture_output=True, text=True).stdout.strip()
-    following = max([_FIRST_PROJECT - 1, *projects.values()]) + 1
-    for name in sorted(homes):
-        project = projects[name]
-        if not project:
-            project, following = following, following + 1
-        # The limit comes first: a student who writes meanwhile is held by it.
-        subprocess.run(["setquota", "-P", str(project), "0", str(kibibytes(limit)), "0", "0", disk], check=True)
-        if not projects[name]:
-            assign_all(homes[name], project)
-            print(f"{name}: project {project}, {limit}")
+    new = give(folder, limit, only_new=False)
+    while new:
+        new = give(folder, limit, only_new=True)
     return 0
 
 
