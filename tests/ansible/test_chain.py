@@ -11,6 +11,7 @@ from collections.abc import Callable
 import pytest
 from ansible.chain import Chain, open_notebook, run_cell
 from ansible.inventories import DOMAIN
+from ansible.scrapes import wait_until_all_is_seen
 
 pytestmark = pytest.mark.timeout(1500)
 
@@ -61,6 +62,11 @@ def test_a_server_joins_while_a_session_runs(chain: Chain) -> None:
         assert chain.server_of("student2") == "gpu03"
         for name in ("gpu01", "gpu02"):
             hub.exec("idl-hub", "undrain", name)
+
+
+def test_prometheus_sees_everything_that_dashboards_and_alerts_ask_for(chain: Chain) -> None:
+    with chain.step("Prometheus sees everything"):
+        wait_until_all_is_seen(chain.machines.machine("hub"))
 
 
 def test_a_lost_hub_comes_back_with_users_homes_and_gpu_history(chain: Chain) -> None:
