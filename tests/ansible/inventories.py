@@ -47,7 +47,6 @@ fleet_simulated_gpus: {gpus}
 tls_mode: given
 tls_certificate: "{{{{ inventory_dir }}}}/tls/hub.pem"
 tls_key: "{{{{ inventory_dir }}}}/tls/hub-key.pem"
-base_ca_certificates: ["{{{{ inventory_dir }}}}/tls/ca.pem"]
 hub_demo_password: {password}
 
 # -- engines -----------------------------------------------------------------------------------------
