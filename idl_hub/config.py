@@ -64,6 +64,8 @@ def _hub(c: Any, settings: Settings) -> None:
     # The hub can be started again while people work: proxy and servers are not its children.
     c.JupyterHub.cleanup_servers = False
     c.JupyterHub.cleanup_proxy = False
+    # With it the hub looks whether the proxy still has its routes: one that crashed comes back without any.
+    c.JupyterHub.last_activity_interval = 60
     c.ConfigurableHTTPProxy.should_start = False
     c.ConfigurableHTTPProxy.api_url = f"http://127.0.0.1:{hub.proxy_api_port}"
     subdomains.configure(c, hub.subdomain_host)
