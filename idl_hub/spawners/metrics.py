@@ -62,6 +62,7 @@ SPAWN_REASONS = (
     "still_stopping",
     "stopped",
     "taken",
+    "unfit",
 )
 """Every word in which a start is refused; JupyterHub counts them by it."""
 _LIVE = tuple(phase for phase in Phase if phase is not Phase.ENDED)
