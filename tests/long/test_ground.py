@@ -58,8 +58,13 @@ def test_a_look_at_bare_machines_changes_nothing(machines: Machines) -> None:
 
 def test_everything_that_is_missing_is_said_at_once_before_anything_changes(machines: Machines) -> None:
     gpu01 = machines.machine("gpu01")
-    taken = "import socket, time; socket.create_server(('', 2376)); time.sleep(600)"
-    with subprocess.Popen(["docker", "exec", gpu01.container, "python3", "-c", taken]) as blocking:
+    taken = (
+        "import socket, sys; taken = socket.create_server(('', 2376)); print('listens', flush=True); sys.stdin.read()"
+    )
+    command = ["docker", "exec", "-i", gpu01.container, "python3", "-c", taken]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as blocking:
+        assert blocking.stdout is not None
+        assert blocking.stdout.readline() == "listens\n"
         machines.machine("gpu02").exec("systemctl", "stop", "ssh.service", "ssh.socket", check=False)
         try:
             refused = run(
@@ -67,8 +72,7 @@ def test_everything_that_is_missing_is_said_at_once_before_anything_changes(mach
             )
         finally:
             machines.machine("gpu02").exec("systemctl", "start", "ssh.service")
-            gpu01.exec("pkill", "-f", "create_server")
-            blocking.wait(timeout=60)
+            blocking.communicate("", timeout=60)
     assert refused.status != 0
     said = " ".join(refused.output.split())
     for problem in (
