@@ -127,7 +127,10 @@ class ServerSettings(Section):
         None, description="Who reads its GPUs; when left out, the server has none and takes sessions without GPU."
     )
     gpus: int | None = Field(
-        None, ge=0, le=64, description="How many GPUs it has, for `idl-hub doctor` to compare; when left out, it does not."
+        None,
+        ge=0,
+        le=64,
+        description="How many GPUs it has, for `idl-hub doctor` to compare; when left out, it does not.",
     )
 
 

@@ -195,7 +195,7 @@ def _shell_scripts(root: Path) -> list[str]:
 
 
 def _is_shell_script(path: Path) -> bool:
-    if not path.is_file() or path.is_symlink():
+    if not path.is_file() or path.is_symlink() or path.suffix == ".j2":  # templates become scripts elsewhere
         return False
     with path.open("rb") as file:
         first = file.readline(80)
