@@ -185,11 +185,11 @@ def _runtime(settings: Settings) -> None:
     GPUSpawnerMixin.runtime = runtime
     AccountNamesMixin.accounts = runtime.accounts
     AccountNamesMixin.events = runtime.events
-    app = JupyterHub.instance()
     try:
         loop = asyncio.get_running_loop()
     except RuntimeError:
         return  # something reads the configuration without serving anybody
+    app = JupyterHub.instance()
     if app.subapp is not None:
         return  # so does a subcommand, such as `jupyterhub upgrade-db`
     subdomains.keep_hub_on_its_own_domain(app, hub.subdomain_host)
