@@ -185,13 +185,9 @@ def _runtime(settings: Settings) -> None:
     GPUSpawnerMixin.runtime = runtime
     AccountNamesMixin.accounts = runtime.accounts
     AccountNamesMixin.events = runtime.events
-    try:
-        loop = asyncio.get_running_loop()
-    except RuntimeError:
-        return  # something reads the configuration without serving anybody
-    app = JupyterHub.instance()
-    if app.subapp is not None:
-        return  # so does a subcommand, such as `jupyterhub upgrade-db`
+    if not JupyterHub.initialized():
+        return  # a subcommand such as `jupyterhub upgrade-db` reads the configuration without serving anybody
+    app, loop = JupyterHub.instance(), asyncio.get_running_loop()
     subdomains.keep_hub_on_its_own_domain(app, hub.subdomain_host)
     task = loop.create_task(runtime.run(app._start_future))
     task.add_done_callback(_runtime_ended)
