@@ -50,7 +50,16 @@ def add_commands(subparsers: Any) -> None:
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
-    logging.getLogger("idl_hub").setLevel(logging.CRITICAL)  # what they would say stands in the report
+    parts = logging.getLogger("idl_hub")
+    level = parts.level
+    parts.setLevel(logging.CRITICAL)  # what they would say stands in the report
+    try:
+        return _report(arguments)
+    finally:
+        parts.setLevel(level)
+
+
+def _report(arguments: argparse.Namespace) -> int:
     began = time.monotonic()
     try:
         settings = settings_module.load(settings_module.files_from_environment())
