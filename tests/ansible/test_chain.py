@@ -13,6 +13,8 @@ from ansible.chain import Chain, open_notebook, run_cell
 from ansible.inventories import DOMAIN
 from ansible.scrapes import wait_until_all_is_seen
 
+from ansible import firewall_matrix
+
 pytestmark = pytest.mark.timeout(1500)
 
 
@@ -67,6 +69,11 @@ def test_a_server_joins_while_a_session_runs(chain: Chain) -> None:
 def test_prometheus_sees_everything_that_dashboards_and_alerts_ask_for(chain: Chain) -> None:
     with chain.step("Prometheus sees everything"):
         wait_until_all_is_seen(chain.machines.machine("hub"))
+
+
+def test_nobody_reaches_what_is_not_for_them(chain: Chain) -> None:
+    with chain.step("nobody reaches what is not for them"):
+        firewall_matrix.check(chain.machines)
 
 
 def test_a_lost_hub_comes_back_with_users_homes_and_gpu_history(chain: Chain) -> None:
