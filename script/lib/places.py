@@ -36,7 +36,7 @@ class Places:
     @property
     def tools(self) -> Path:
         """What set-up makes once for the checkout: the proxy, the simulator, stamps, its logs."""
-        return self.root / ".state"
+        return (self.root / ".state").resolve()  # it may be a link to that of another checkout
 
     @property
     def proxy(self) -> Path:
