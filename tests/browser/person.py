@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import quote
 
 from hubs import ROOT, Hub, wait_for
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Error, Page, expect
 
 START_MILLISECONDS = 60_000
 _READ = """async (path) => {
@@ -29,11 +29,22 @@ class Person:
 
     def log_in(self, password: str | None = None) -> None:
         """Open the hub and sign in, and wait for the hub's answer; with the right password the start page follows."""
-        self.page.goto(self.hub.browser_url)
+        self._open(self.hub.browser_url)
         self.page.get_by_label("Name").fill(self.name)
         self.page.get_by_label("Password").fill(self.hub.password if password is None else password)
         with self.page.expect_navigation():  # or a reload that comes next would cut the sign-in off
             self.page.get_by_role("button", name="Sign in").click()
+
+    def _open(self, url: str) -> None:
+        """Go to a page, again where Chromium gave up because some container's interface came or went just then."""
+        for _ in range(5):
+            try:
+                self.page.goto(url)
+                return
+            except Error as error:
+                if "ERR_NETWORK_CHANGED" not in error.message:
+                    raise
+        raise AssertionError(f"the machine's network never stood still while {url} was opened")
 
     def choose(self, gpu: str) -> None:
         """Choose ``With a GPU`` or ``Without a GPU`` on the start page, and start."""
@@ -115,7 +126,7 @@ class Person:
 
     def stop_server(self) -> None:
         """Stop the server on the home page and wait until the page says so."""
-        self.page.goto(f"{self.hub.browser_url}/hub/home")
+        self._open(f"{self.hub.browser_url}/hub/home")
         self.page.get_by_role("button", name="Stop my server").click()
         expect(self.page.get_by_role("heading", name="Your server is not running")).to_be_visible(timeout=60_000)
 
