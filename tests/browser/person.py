@@ -40,10 +40,11 @@ class Person:
         for _ in range(5):
             try:
                 self.page.goto(url)
-                return
             except Error as error:
                 if "ERR_NETWORK_CHANGED" not in error.message:
                     raise
+            else:
+                return
         raise AssertionError(f"the machine's network never stood still while {url} was opened")
 
     def choose(self, gpu: str) -> None:
