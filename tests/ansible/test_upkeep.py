@@ -5,17 +5,13 @@ A student's kernel runs from the first day to the last but one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 from ansible.chain import Chain, open_notebook, run_cell
-from ansible.conftest import open_browser, seconds  # noqa: F401 - fixtures
 from ansible.inventories import DOMAIN
-from ansible.machines import Machines
-from playwright.sync_api import Browser
 
-pytestmark = pytest.mark.timeout(3600)
+pytestmark = [pytest.mark.long, pytest.mark.timeout(3600)]
 _IMAGE = "idl-hub/hub:latest"
 _PACKAGE = "/opt/idl_hub/venv/lib/python3.11/site-packages/idl_hub"
 _TABLES_OF_A_NEW_VERSION = (
@@ -26,16 +22,8 @@ _LATER = ("-e", "upgrade_packages=false", "-e", "hub_start_seconds=60")
 
 
 @pytest.fixture(scope="module")
-def chain(
-    tmp_path_factory: pytest.TempPathFactory,
-    seconds: dict[str, float],  # noqa: F811
-    open_browser: Callable[[str, str, Path], Browser],  # noqa: F811
-) -> Iterator[Chain]:
-    with Machines(tmp_path_factory.mktemp("fleet") / "machines", count=2) as machines:
-        chain = Chain(machines, seconds)
-        authority = machines.inventory / "tls" / "ca.pem"
-        chain.browser = open_browser(DOMAIN, machines.machine("hub").address, authority)
-        yield chain
+def chain(start_chain: Callable[..., Chain]) -> Chain:
+    return start_chain(count=2)
 
 
 def test_a_fleet_with_a_student_at_work(chain: Chain) -> None:
