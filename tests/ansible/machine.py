@@ -12,7 +12,7 @@ from cluster_disks import CAPABILITIES
 from hubs import docker, wait_for
 
 _FRESH_LISTS = "touch /var/lib/apt/lists /var/lib/apt/periodic/update-success-stamp"
-_READY_SECONDS = 60
+_READY_SECONDS = 180
 
 
 @dataclass(frozen=True)
