@@ -40,13 +40,12 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
 
 def smoke(hub: Hub, *arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", "idl_hub.cli", "smoke", *arguments],
+        # As at a terminal: what runs in the background of a script is started deaf to Ctrl-C.
+        ["env", "--default-signal=INT", sys.executable, "-m", "idl_hub.cli", "smoke", *arguments],
         env=os.environ | {"IDLHUB_SETTINGS": str(hub.folder / "settings.yml")},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        # As at a terminal: what runs in the background of a script is started deaf to Ctrl-C.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 
