@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -70,7 +71,11 @@ class Chain:
         """Return somebody in front of a browser window of their own."""
         context = self.browser.new_context(viewport={"width": 1280, "height": 800})
         context.set_default_timeout(30_000)
-        person = self.people[name] = Person(Door(), context.new_page(), name)  # type: ignore[arg-type]
+        page = context.new_page()
+        # JupyterLab asks so while hub and proxy are restarted; a student at work goes on.
+        away = page.get_by_role("dialog", name=re.compile("Server unavailable or unreachable"))
+        page.add_locator_handler(away, lambda dialog: dialog.get_by_role("button", name="Dismiss").click())
+        person = self.people[name] = Person(Door(), page, name)  # type: ignore[arg-type]
         return person
 
     def start_with_gpu(self, name: str) -> Person:
