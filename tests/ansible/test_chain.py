@@ -12,6 +12,7 @@ import pytest
 from ansible.chain import Chain, open_notebook, run_cell
 from ansible.inventories import DOMAIN
 from ansible.scrapes import wait_until_all_is_seen
+from playwright.sync_api import expect
 
 from ansible import firewall_matrix, guide
 
@@ -101,9 +102,14 @@ def test_a_lost_hub_comes_back_with_users_homes_and_gpu_history(chain: Chain) ->
 
 def test_after_that_the_student_finds_the_notebook_and_gets_a_gpu_again(chain: Chain) -> None:
     with chain.step("after that the student finds the notebook and gets a GPU again"):
-        student = chain.start_with_gpu("student1")
+        student = chain.person("student1")
+        student.log_in()
+        student.choose("With a GPU")
+        # JupyterLab opens what was open before.
+        expect(student.page.get_by_role("tab", name="Untitled.ipynb")).to_be_visible(timeout=60_000)
         notebook = student.content("Untitled.ipynb")["content"]
         assert "kept = pynvml.nvmlDeviceGetCount()" in "".join(cell["source"] for cell in notebook["cells"])
+        assert chain.server_of("student1") in {"gpu01", "gpu02", "gpu03"}
 
 
 def _end_sessions(chain: Chain) -> None:
