@@ -40,7 +40,7 @@ def test_an_upgrade_brings_the_new_hub_and_the_kernel_does_not_notice(chain: Cha
         chain.play("upgrade.yml", *_LATER)
         assert _label(chain) == "new"
         assert _undrained(chain)
-        assert run_cell(chain.people["student1"], "kept += 1; print(kept)") == "42"
+        assert run_cell(chain.people["student1"], "print('still', kept)") == "still 41"
 
 
 def test_an_upgrade_that_breaks_the_hub_is_rolled_back_with_the_tables(chain: Chain) -> None:
@@ -59,9 +59,9 @@ def test_an_upgrade_that_breaks_the_hub_is_rolled_back_with_the_tables(chain: Ch
         assert "the former one runs again" in played.output
         assert "those from before the upgrade" in " ".join(played.output.split())
         assert _hub(chain, "docker", "container", "inspect", "--format", "{{.Id}}", "idl-hub-hub") == before
-        assert chain.rows("select to_regclass('novelty')") == [[""]]
+        assert chain.rows("select count(*) from pg_tables where tablename = 'novelty'") == [["0"]]
         assert _label(chain) == "new"
-        assert run_cell(chain.people["student1"], "kept += 1; print(kept)") == "43"
+        assert run_cell(chain.people["student1"], "print('still', kept)") == "still 41"
         chain.play("smoke.yml")
 
 
@@ -93,7 +93,7 @@ def test_new_secrets_everywhere_and_the_old_ones_open_nothing(chain: Chain) -> N
         assert _hub(chain, *ask) == "403"
         chain.play("backup.yml")
         chain.play("smoke.yml")
-        assert run_cell(chain.people["student1"], "kept += 1; print(kept)") == "44"
+        assert run_cell(chain.people["student1"], "print('still', kept)") == "still 41"
 
 
 def test_a_server_leaves_and_its_student_is_told(chain: Chain) -> None:
