@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,8 @@ from hubs import docker, wait_for
 
 _FRESH_LISTS = "touch /var/lib/apt/lists /var/lib/apt/periodic/update-success-stamp"
 _READY_SECONDS = 180
+_KNOWN_HOSTS = threading.Lock()
+"""Machines are made side by side, and each changes the one file of those that are known."""
 
 
 @dataclass(frozen=True)
@@ -37,9 +40,10 @@ class Access:
 
     def trust(self, address: str, host_key: str) -> None:
         """Know a machine by its key, and by no earlier one."""
-        kept = [line for line in self.known_hosts.read_text().splitlines() if not line.startswith(f"{address} ")]
         kind, key = host_key.split()[:2]
-        self.known_hosts.write_text("\n".join([*kept, f"{address} {kind} {key}", ""]))
+        with _KNOWN_HOSTS:
+            kept = [line for line in self.known_hosts.read_text().splitlines() if not line.startswith(f"{address} ")]
+            self.known_hosts.write_text("\n".join([*kept, f"{address} {kind} {key}", ""]))
 
 
 class Machine(Box):
